@@ -1,0 +1,178 @@
+"""What the scripts' command lines share: flags, devices, checkpoints and one-line errors."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from data import TORCHVISION_NAMES, DataError
+from model import CheckpointError, load_checkpoint
+
+TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
+SHIPPED = Path(__file__).parent / "checkpoints" / "pretrained.pt"
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what is wrong and what to do."""
+
+
+class Terminated(BaseException):
+    """SIGTERM: what cluster schedulers and container managers send before they take a machine away."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help shows every default and whose errors are one line."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=_HelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see python {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def positive_int(text):
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def non_negative_float(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not zero or a positive number")
+    return value
+
+
+def probability(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
+def natural(text):
+    """A whole number from 0 to 2^32 - 1: what every random generator here accepts."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and {2**32 - 1}")
+    return value
+
+
+# argparse names a type in "invalid … value"
+positive_int.__name__ = natural.__name__ = "whole number"
+positive_float.__name__ = non_negative_float.__name__ = probability.__name__ = "number"
+
+
+def add_device(parser):
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="{auto,cpu,cuda,cuda:N,mps}",
+        help="auto: CUDA, then MPS, then CPU",
+    )
+
+
+def add_seed(parser):
+    parser.add_argument("--seed", type=natural, default=0, help="where all random numbers start")
+
+
+def add_checkpoint(parser):
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help=f"the model to use; without it {TRAINED} if it exists, else the pretrained one",
+    )
+
+
+def add_data_dir(parser):
+    parser.add_argument(
+        "--data-dir",
+        default="data",
+        help="folder of the data sets, downloaded there when missing; without a network, "
+        "5,000 packaged digits stand in for MNIST",
+    )
+
+
+def add_dataset(parser, default, help):
+    parser.add_argument("--dataset", choices=list(TORCHVISION_NAMES), default=default, help=help)
+
+
+def pick_device(name):
+    """The torch.device called ``name``; ``"auto"`` is CUDA, then MPS, then CPU. Raises UserError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"device '{name}' is not here ({count} CUDA devices found): use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not here: use --device cpu")
+    return device
+
+
+def open_model(path, device):
+    """Load the checkpoint a script should use, say in one line which it is: ``(model, state, path)``."""
+    path = path or (TRAINED if TRAINED.exists() else SHIPPED)
+    model, state = load_checkpoint(path, device)
+    line = f"using {os.path.relpath(path)}"
+    if state.get("history"):
+        last, args = state["history"][-1], state["args"]
+        digits = " (5,000-digit sample)" if state.get("source") == "sample" else ""
+        line += (
+            f": {last['epoch']} of {args['epochs']} epochs on {args['dataset']}{digits}, "
+            f"test -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"
+        )
+    print(line)
+    return model, state, path
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Turn what a user can cause into one line on stderr and a non-zero exit."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except (UserError, DataError, CheckpointError) as error:
+        _leave(f"error: {error}", 1)
+    except OSError as error:  # a folder that cannot be written, a full disk, …
+        where = f"{error.filename}: " if error.filename else ""
+        _leave(f"error: {where}{error.strerror or error}", 1)
+    except torch.OutOfMemoryError:
+        _leave("error: the device is out of memory: use a smaller --batch-size, or --device cpu", 1)
+    except (KeyboardInterrupt, Terminated) as stop:
+        signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        _leave(str(stop) or "stopped", 128 + signum)
+
+
+def _terminate(signum, frame):
+    raise Terminated
+
+
+def _leave(message, code):
+    print(message, file=sys.stderr)
+    raise SystemExit(code)

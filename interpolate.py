@@ -1,0 +1,137 @@
+"""Walk in the latent space from one test image to another: a strip and a GIF.
+
+    python interpolate.py                                 # from a 3 to an 8
+    python interpolate.py --digits 4 9 --rows 5
+    python interpolate.py --index 17 42 --method linear   # two images of your choice
+
+Linear interpolation cuts through the middle of the latent space, where a Gaussian in
+many dimensions has next to no mass; slerp keeps the length of z on the way.
+Shoemake, "Animating rotation with quaternion curves", 1985; White, "Sampling Generative
+Networks", 2016 (arXiv:1609.04468).
+"""
+
+from pathlib import Path
+
+import torch
+
+import cli
+import pictures
+from data import CLASS_NAMES, batches, load_dataset
+
+HOLD, STEP = 700, 60  # milliseconds the GIF rests at an end, and at every frame between
+GIF_FRAMES = 24  # between the ends, whatever the strip shows
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    cli.add_checkpoint(parser)
+    parser.add_argument(
+        "--digits", type=int, nargs=2, default=[3, 8], metavar=("FROM", "TO"), help="classes of the two ends"
+    )
+    parser.add_argument(
+        "--index",
+        type=int,
+        nargs=2,
+        metavar=("A", "B"),
+        help="the two test images themselves, instead of --digits",
+    )
+    parser.add_argument(
+        "--steps", type=cli.positive_int, default=10, help="decoded images in the strip, ends included"
+    )
+    parser.add_argument(
+        "--method", choices=["linear", "slerp"], default="slerp", help="the way between two points"
+    )
+    parser.add_argument("--rows", type=cli.positive_int, default=1, help="how many pairs of the two digits")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/interpolation.png"),
+        help="picture of the strip; the GIF goes beside it",
+    )
+    cli.add_data_dir(parser)
+    cli.add_seed(parser)
+    cli.add_device(parser)
+    args = parser.parse_args()
+    if args.steps < 2:
+        parser.error("argument --steps: a walk has two ends, so at least 2")
+    for digit in args.digits:
+        if not 0 <= digit <= 9:
+            parser.error(f"argument --digits: {digit} is not one of 0 to 9")
+    if args.index and args.rows > 1:
+        parser.error("--index names one pair, so --rows does not go with it")
+    if args.out.suffix == ".gif":
+        parser.error("argument --out: name the strip, a .png; the GIF goes beside it")
+    return args
+
+
+def main():
+    args = parse_args()
+    device = cli.pick_device(args.device)
+    model, state, _ = cli.open_model(args.checkpoint, device)
+    dataset = state["args"]["dataset"]
+    images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
+    starts, ends = choose_pairs(args, labels)
+
+    pairs = torch.cat([starts, ends])
+    x = next(batches(images[pairs], len(pairs))).to(device)
+    with torch.no_grad():
+        mu, _ = model.encode(x)
+        za, zb = mu.chunk(2)  # (rows, latent_dim) each
+        strip = model.decode(walk(za, zb, args.steps, args.method).flatten(0, 1)).cpu()
+        film = model.decode(walk(za, zb, GIF_FRAMES, args.method).transpose(0, 1).flatten(0, 1)).cpu()
+    originals_a, originals_b = x.cpu().chunk(2)
+
+    # each row: original, decoded walk, original
+    rows = torch.cat([originals_a[:, None], strip.unflatten(0, (args.rows, -1)), originals_b[:, None]], dim=1)
+    pictures.save_png(args.out, pictures.grid(rows.flatten(0, 1), nrow=args.steps + 2, scale=3))
+    frames = [pictures.grid(frame, nrow=5, scale=6) for frame in film.unflatten(0, (GIF_FRAMES, -1))]
+    there_and_back = frames + frames[-2:0:-1]
+    times = [HOLD if i in (0, GIF_FRAMES - 1) else STEP for i in range(len(there_and_back))]
+    gif = args.out.with_suffix(".gif")
+    pictures.save_gif(gif, there_and_back, times)
+
+    names = CLASS_NAMES[dataset]
+    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
+        print(f"test image {a} ({names[labels[a]]}) to test image {b} ({names[labels[b]]}), {args.method}")
+    print(f"wrote {args.out}: originals at the far ends, {args.steps} decoded images between\nwrote {gif}")
+    print("next: python tsne.py")
+
+
+def choose_pairs(args, labels):
+    """Indices of the test images to start and to end at: two tensors (rows,)."""
+    if args.index:
+        for index in args.index:
+            if not 0 <= index < len(labels):
+                raise cli.UserError(
+                    f"there is no test image {index}: --index goes from 0 to {len(labels) - 1}"
+                )
+        return torch.tensor(args.index[:1]), torch.tensor(args.index[1:])
+    generator = torch.Generator().manual_seed(args.seed)
+    chosen = []
+    for digit in args.digits:
+        members = (labels == digit).nonzero().flatten()
+        if len(members) == 0:
+            raise cli.UserError(f"the test images have no {digit}: choose another of --digits")
+        # with replacement, so that any number of rows can be had
+        chosen.append(members[torch.randint(len(members), (args.rows,), generator=generator)])
+    return chosen
+
+
+def walk(za, zb, steps, method):
+    """Points from za to zb, both (rows, latent_dim), ends included: (rows, steps, latent_dim)."""
+    t = torch.linspace(0, 1, steps, device=za.device)[None, :, None]
+    za, zb = za[:, None], zb[:, None]
+    if method == "linear":
+        return (1 - t) * za + t * zb
+    cosine = torch.nn.functional.cosine_similarity(za, zb, dim=-1).clamp(-1, 1)[..., None]
+    angle = torch.acos(cosine)
+    # sin(angle) goes to 0 for parallel ends, where slerp is the straight line
+    straight = angle.sin() < 1e-4
+    sine = angle.sin().where(~straight, 1.0)
+    arc = ((1 - t) * angle).sin() / sine * za + (t * angle).sin() / sine * zb
+    return arc.where(~straight, (1 - t) * za + t * zb)
+
+
+if __name__ == "__main__":
+    with cli.user_errors():
+        main()

@@ -1,0 +1,88 @@
+"""How every picture of the project is made: grids of digits, curves, one palette, whole files only."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from model import write_file
+
+# Ten colours that stay apart in print and for most colour-blind readers; the first two lead.
+PALETTE = [
+    *("#3b6fb6", "#e07b39", "#4a9d5b", "#c8434f", "#8561a8"),
+    *("#8c6249", "#d672b0", "#6f7882", "#b5a31f", "#2fa6b5"),
+]
+INK, FAINT = "#22262b", "#d9dde2"
+
+
+def to_pixels(images):
+    """Images (N, 1, 28, 28) in [0, 1] -> uint8 numpy (N, 28, 28)."""
+    return (images[:, 0].detach().cpu() * 255).round().byte().numpy()
+
+
+def grid(images, nrow, scale=2, gap=1):
+    """A PIL image of (N, 1, 28, 28) in [0, 1], white on black, ``nrow`` in a row.
+
+    ``scale`` repeats every pixel, so that what is seen is what the model drew.
+    """
+    pixels = to_pixels(images)
+    nrow = min(nrow, len(pixels))
+    rows = -(-len(pixels) // nrow)
+    cell = 28 + 2 * gap
+    canvas = np.zeros((rows * cell, nrow * cell), np.uint8)
+    for i, digit in enumerate(pixels):
+        top, left = i // nrow * cell + gap, i % nrow * cell + gap
+        canvas[top : top + 28, left : left + 28] = digit
+    return Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1))
+
+
+def save_png(path, image):
+    buffer = io.BytesIO()
+    image.save(buffer, "png", optimize=True)
+    write_file(path, buffer.getvalue())
+
+
+def save_gif(path, frames, milliseconds):
+    """Write PIL images as a looping GIF; ``milliseconds`` is one frame's time or a list of them."""
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "gif", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=True
+    )
+    write_file(path, buffer.getvalue())
+
+
+def new_figure(width, height):
+    """A matplotlib figure in the project's style: ``(figure, axes)``. It needs no display."""
+    from matplotlib.figure import Figure  # here, not above: half a second not every script needs
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=11)
+    return figure, axes
+
+
+def save_figure(path, figure, dpi=200):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    write_file(path, buffer.getvalue())
+
+
+def loss_curves(history):
+    """A figure of train and test loss against the epoch, from train.py's rows of metrics."""
+    figure, axes = new_figure(7, 4.2)
+    epochs = [row["epoch"] for row in history]
+    for name, color in zip(("train", "test"), PALETTE, strict=False):
+        loss = [row[f"{name}_loss"] for row in history]
+        axes.plot(epochs, loss, color=color, lw=2, marker="o" if len(history) < 3 else None)
+        axes.plot([], [], color=color, lw=2, label=f"{name} {loss[-1]:.2f}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(history) >= 10:  # the first epochs fall from several hundred nats and would flatten the rest
+        low, high = min(row["train_loss"] for row in history), history[len(history) // 10]["test_loss"]
+        axes.set_ylim(min(low, history[-1]["test_loss"]) - 0.1 * (high - low), high + 0.1 * (high - low))
+    axes.set_xlabel("epoch", color=INK, fontsize=12)
+    axes.set_ylabel("loss, nats per image", color=INK, fontsize=12)
+    axes.grid(color=FAINT, lw=0.7)
+    axes.legend(frameon=False, fontsize=12, labelcolor=INK)
+    return figure

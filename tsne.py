@@ -1,0 +1,156 @@
+"""Map the latent space: t-SNE of the test images' mu, as a scatter plot and as a map of the digits.
+
+    python tsne.py                        # all test images
+    python tsne.py --n 2000 --perplexity 50
+
+van der Maaten & Hinton, "Visualizing Data using t-SNE", 2008.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import cli
+import pictures
+from data import CLASS_NAMES, batches, load_dataset
+
+MAP_SIZE = 2400  # pixels, the side of the map of thumbnails
+NEIGHBORS = 10
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    cli.add_checkpoint(parser)
+    parser.add_argument("--n", type=cli.positive_int, default=10_000, help="how many test images")
+    parser.add_argument(
+        "--perplexity",
+        type=cli.positive_float,
+        default=30.0,
+        help="about how many neighbours count for a point",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/tsne.png"), help="the scatter plot; the map goes beside it"
+    )
+    cli.add_data_dir(parser)
+    cli.add_seed(parser)
+    cli.add_device(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    device = cli.pick_device(args.device)
+    model, state, _ = cli.open_model(args.checkpoint, device)
+    dataset = state["args"]["dataset"]
+    images, labels, source = load_dataset(dataset, args.data_dir, train=False)
+    n = min(args.n, len(images))
+    if n < args.n:
+        print(f"the {source} data set has {n:,} test images: taking all of them")
+    if not args.perplexity < n:
+        raise cli.UserError(
+            f"--perplexity {args.perplexity:g} needs more than {n} images: lower it, or raise --n"
+        )
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:n]
+    images, labels = images[chosen], labels[chosen].numpy()
+    with torch.no_grad():
+        mu = torch.cat([model.encode(x.to(device))[0].cpu() for x in batches(images, 1000)]).numpy()
+
+    print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
+    points = embed(mu, args.perplexity, args.seed)
+    if n > NEIGHBORS:
+        print(
+            f"{NEIGHBORS}-nearest-neighbour accuracy: {neighbor_accuracy(mu, labels):.2%} in the latent space, "
+            f"{neighbor_accuracy(points, labels):.2%} in the map"
+        )
+    pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
+    map_path = args.out.with_name(f"{args.out.stem}_map.png")
+    pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
+    print(f"wrote {args.out}\nwrote {map_path}\nnext: python interpolate.py")
+
+
+def embed(mu, perplexity, seed):
+    """t-SNE of mu (N, latent_dim): (N, 2)."""
+    from sklearn.manifold import TSNE  # here, not above: --help should not wait for it
+
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=-1, verbose=1)
+    return tsne.fit_transform(mu)
+
+
+def neighbor_accuracy(points, labels):
+    """How often the majority of a point's 10 nearest others (itself left out) has its label."""
+    from sklearn.neighbors import NearestNeighbors
+
+    neighbors = NearestNeighbors(n_neighbors=NEIGHBORS).fit(points).kneighbors(return_distance=False)
+    votes = np.stack([(labels[neighbors] == digit).sum(1) for digit in range(10)], axis=1)  # (N, 10)
+    return (votes.argmax(1) == labels).mean()
+
+
+def scatter(points, labels, names):
+    """A figure of the points, coloured by class, with a legend and a name at each cluster's centre."""
+    figure, axes = pictures.new_figure(7.5, 6.5)
+    for digit, name in enumerate(names):
+        own = points[labels == digit]
+        if len(own) == 0:
+            continue
+        axes.scatter(
+            *own.T,
+            s=max(2, 20 - len(points) / 500),
+            lw=0,
+            alpha=0.65,
+            color=pictures.PALETTE[digit],
+            label=name,
+        )
+        axes.text(
+            *np.median(own, axis=0),
+            name,
+            fontsize=17,
+            weight="bold",
+            color=pictures.INK,
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75},
+        )
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.legend(
+        frameon=False,
+        fontsize=12,
+        markerscale=4,
+        handletextpad=0.1,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )
+    return figure
+
+
+def thumbnail_map(points, labels, images):
+    """A PIL image of the map drawn with the digits themselves: one per free place, in its class's colour."""
+    cell = 24
+    places = MAP_SIZE // cell
+    low, high = points.min(0), points.max(0)
+    where = (points - (low + high) / 2) / (high - low).max() + 0.5  # [0, 1], one scale for both axes
+    columns = (where[:, 0] * (places - 1)).round().astype(int)
+    rows = ((1 - where[:, 1]) * (places - 1)).round().astype(int)
+    canvas = np.full((places * cell, places * cell, 3), 255, np.uint8)
+    colors = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in pictures.PALETTE]
+    taken = set()
+    for row, column, label, image in zip(rows, columns, labels, images, strict=True):
+        if (row, column) in taken:
+            continue
+        taken.add((row, column))
+        ink = (
+            np.asarray(Image.fromarray(image[3:25, 3:25]).resize((cell, cell), Image.Resampling.LANCZOS))
+            / 255
+        )
+        paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
+        canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
+    return Image.fromarray(canvas)
+
+
+if __name__ == "__main__":
+    with cli.user_errors():
+        main()
