@@ -116,10 +116,8 @@ def add_dataset(parser, default, help):
 def pick_device(name):
     """The torch.device called ``name``; ``"auto"`` is CUDA, then MPS, then CPU. Raises UserError."""
     if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+        found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
+        name = (*found, "cpu")[0]
     try:
         device = torch.device(name)
     except RuntimeError:

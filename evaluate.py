@@ -54,9 +54,9 @@ def main():
 
     bce, kld = elbo_terms(model, x, args.draws, generator)
     mu = torch.cat([model.encode(part)[0] for part in x.split(BATCH)])
-    recon_bce = [
-        vae_terms(model.decode_logits(m), part, m, m)[0] for m, part in zip(mu.split(BATCH), x.split(BATCH))
-    ]
+    recon_bce = F.binary_cross_entropy(
+        torch.cat([model.decode(m) for m in mu.split(BATCH)]), x, reduction="sum"
+    )
     train_mu = torch.cat([model.encode(part)[0] for part in batches(train_images, BATCH)])
     numbers = {
         "checkpoint": str(path),
@@ -73,7 +73,7 @@ def main():
         "bce": bce.mean().item(),
         "kld": kld.mean().item(),
         "bce_floor": entropy(x).item(),
-        "bce_at_mu": torch.cat(recon_bce).mean().item(),
+        "bce_at_mu": recon_bce.item() / len(x),
         "active_units": int((mu.var(0) > ACTIVE).sum()),
         "latent_dim": mu.shape[1],
         "knn_accuracy": knn_accuracy(train_mu, train_labels, mu, labels),
@@ -115,22 +115,18 @@ def knn_accuracy(train_mu, train_labels, mu, labels):
     return float(knn.score(mu.cpu().numpy(), labels.numpy()))
 
 
-def table(n):
-    title = f"{n['images']:,} test images of {n['dataset']}" + (
-        " (packaged sample)" * (n["source"] == "sample")
-    )
-    pixels = "binarized with a fixed seed" if n["pixels"] == "binarized" else "gray levels"
-    return "\n".join(
-        [
-            f"{title}, {pixels}, z sampled {n['draws']} times, seed {n['seed']}; nats per image",
-            f"  test -ELBO                {n['negative_elbo']:8.2f}  ± {n['negative_elbo_se']:.2f} (standard error)",
-            f"    = BCE                   {n['bce']:8.2f}  (its floor, the entropy of the pixels: {n['bce_floor']:.2f})",
-            f"    + KL                    {n['kld']:8.2f}",
-            f"  reconstruction at z = mu  {n['bce_at_mu']:8.2f}  BCE alone; not an ELBO",
-            f"  active latent units       {n['active_units']:5d} of {n['latent_dim']}",
-            f"  10-NN accuracy of mu      {n['knn_accuracy']:8.2%}  neighbours among the training images",
-        ]
-    )
+def table(numbers):
+    n = dict(numbers)
+    n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
+    n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
+    return """\
+{images:,} test images of {dataset}{sample}, {pixels}, z sampled {draws} times, seed {seed}; nats per image
+  test -ELBO                {negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
+    = BCE                   {bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
+    + KL                    {kld:8.2f}
+  reconstruction at z = mu  {bce_at_mu:8.2f}  BCE alone; not an ELBO
+  active latent units       {active_units:5d} of {latent_dim}
+  10-NN accuracy of mu      {knn_accuracy:8.2%}  neighbours among the training images""".format(**n)
 
 
 if __name__ == "__main__":

@@ -160,14 +160,14 @@ def open_run(args, device):
     model, state = load_checkpoint(args.checkpoint, device)
     if "optimizer" not in state:
         raise cli.UserError(
-            f"{args.checkpoint} holds a finished run, nothing is left to resume: pass --overwrite to train anew"
+            f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
         )
     args = parse_args(defaults=state["args"])
     for name, before in state["args"].items():
         if (now := getattr(args, name)) != before and (name, now) != ("precision", "auto"):
             flag = "--" + name.replace("_", "-")
             raise cli.UserError(
-                f"{args.checkpoint} was started with {flag} {before}, not {now}: leave {flag} out to go on with it"
+                f"{args.checkpoint} was started with {flag} {before}, not {now}: leave {flag} out"
             )
     return args, model, state
 
@@ -204,7 +204,7 @@ def train_epoch(model, optimizer, images, args, epoch, bf16):
     steps = math.ceil(len(images) / args.batch_size)
     order = torch.randperm(len(images), device=images.device)
     sums = torch.zeros(2, device=images.device)
-    start = shown = time.perf_counter()
+    shown = time.perf_counter()
     seen = 0
     with tqdm(
         total=len(images), desc=f"epoch {epoch}/{args.epochs}", unit="img", unit_scale=True, leave=False

@@ -60,10 +60,8 @@ def main():
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
     points = embed(mu, args.perplexity, args.seed)
     if n > NEIGHBORS:
-        print(
-            f"{NEIGHBORS}-nearest-neighbour accuracy: {neighbor_accuracy(mu, labels):.2%} in the latent space, "
-            f"{neighbor_accuracy(points, labels):.2%} in the map"
-        )
+        in_latents, in_map = neighbor_accuracy(mu, labels), neighbor_accuracy(points, labels)
+        print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")
     pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
     map_path = args.out.with_name(f"{args.out.stem}_map.png")
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
