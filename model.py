@@ -36,7 +36,7 @@ class ConvVAE(nn.Module):
     and of the hidden units that training drops in the encoder.
     """
 
-    def __init__(self, latent_dim=32, channels=(16, 32, 64), hidden_dim=512, dropout=0.1):
+    def __init__(self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.1):
         super().__init__()
         self.config = {
             "latent_dim": latent_dim,
@@ -76,6 +76,8 @@ class ConvVAE(nn.Module):
         )
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(c3, c2, 4, stride=2, padding=1),  # (B, c3, 7, 7) -> (B, c2, 14, 14)
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(c2, c2, 3, padding=1),
             nn.LeakyReLU(LEAK),
             nn.ConvTranspose2d(c2, 1, 4, stride=2, padding=1),  # -> (B, 1, 28, 28)
         )
