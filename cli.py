@@ -149,6 +149,16 @@ def open_model(path, device):
     return model, state, path
 
 
+def mixture_of(state, path):
+    """The latent mixture of a checkpoint; raises UserError where it has none."""
+    if "mixture" not in state:
+        raise UserError(
+            f"{path} has no latent mixture: finish its training, or add one, with "
+            f"python train.py --resume --checkpoint {path}"
+        )
+    return state["mixture"]
+
+
 @contextlib.contextmanager
 def user_errors():
     """Turn what a user can cause into one line on stderr and a non-zero exit."""

@@ -1,8 +1,12 @@
-"""Sample digits: decode z ~ N(0, I) to a grid of images. Needs neither data nor network.
+"""Sample digits to a grid of images. Needs neither data nor network.
 
-python generate.py                                 # 64 digits
-python generate.py --n 100 --nrow 10 --seed 7
-python generate.py --temperature 0.7               # z ~ N(0, 0.7^2 I): tidier, less varied
+python generate.py                                 # 64 digits from N(0, I)
+python generate.py --sampler mixture               # from where the encoder puts digits: better ones
+python generate.py --digit 7                       # sevens
+python generate.py --digit 3 1 4 1 5               # these, in this order
+python generate.py --digit 0 1 2 3 4 5 6 7 8 9 --n 10   # a row of ten of each
+python generate.py --manifold                      # a plane through the latent space
+python generate.py --temperature 0.7               # z closer to the centre: tidier, less varied
 python generate.py --save-images outputs/digits    # every digit as a PNG of its own, too
 """
 
@@ -13,34 +17,117 @@ from PIL import Image
 
 import cli
 import pictures
+from data import CLASS_NAMES
+from mixture import sample_labels, sample_mixture
+
+MANIFOLD_SIDE = 20  # images along each side of the plane
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
     cli.add_checkpoint(parser)
-    parser.add_argument("--n", type=cli.positive_int, default=64, help="how many digits")
+    parser.add_argument(
+        "--sampler",
+        choices=["prior", "mixture"],
+        help="prior: N(0, I); mixture: fitted to the encoded training set "
+        "(default: prior; mixture with --digit)",
+    )
+    parser.add_argument("--digit", nargs="+", metavar="D", help="draw these: class numbers or names")
+    parser.add_argument(
+        "--manifold", action="store_true", help="draw the plane of the leading latent directions"
+    )
+    parser.add_argument(
+        "--n",
+        type=cli.positive_int,
+        help="how many digits; of each, with several of --digit "
+        "(default: 64; 1 of each with several of --digit)",
+    )
     parser.add_argument("--nrow", type=cli.positive_int, default=8, help="how many in a row of the grid")
-    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="standard deviation of z")
+    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="scales the spread of z")
     parser.add_argument(
         "--save-images", type=Path, metavar="DIR", help="also write single 28 x 28 PNGs there"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/generated.png"), help="picture of the grid")
     cli.add_seed(parser)
     cli.add_device(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.manifold and (args.digit or args.sampler or args.n):
+        parser.error("--manifold draws a plane, so --digit, --sampler and --n do not go with it")
+    if args.digit and args.sampler == "prior":
+        parser.error("--digit needs the mixture: N(0, I) knows no classes")
+    return args
 
 
 def main():
     args = parse_args()
-    model, _, _ = cli.open_model(args.checkpoint, cli.pick_device(args.device))
-    images = model.sample(args.n, args.temperature, torch.Generator().manual_seed(args.seed))
-    pictures.save_png(args.out, pictures.grid(images, args.nrow))
-    print(f"wrote {args.out}: {args.n} samples from N(0, I), seed {args.seed}")
+    model, state, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    generator = torch.Generator().manual_seed(args.seed)
+    nrow = args.nrow
+    if args.manifold:
+        z, nrow = (
+            manifold(model, cli.mixture_of(state, path) if model.config["latent_dim"] != 2 else None),
+            MANIFOLD_SIDE,
+        )
+        what = "the plane of the two leading latent directions"
+    elif args.digit:
+        names = CLASS_NAMES[state["args"]["dataset"]]
+        digits = [class_number(text, names) for text in args.digit]
+        each = args.n or (64 if len(digits) == 1 else 1)
+        if len(digits) > 1:  # one row for each digit, or one row of all
+            nrow = each if each > 1 else len(digits)
+        labels = torch.tensor(digits).repeat_interleave(each)
+        z = sample_mixture(cli.mixture_of(state, path), labels, args.temperature, generator)
+        what = f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
+    elif args.sampler == "mixture":
+        mixture = cli.mixture_of(state, path)
+        z = sample_mixture(
+            mixture, sample_labels(mixture, args.n or 64, generator), args.temperature, generator
+        )
+        what = f"{len(z)} samples from the latent mixture, seed {args.seed}"
+    else:
+        z = args.temperature * torch.randn(args.n or 64, model.config["latent_dim"], generator=generator)
+        what = f"{len(z)} samples from N(0, I), seed {args.seed}"
+    images = model.decode_all(z)
+
+    pictures.save_png(args.out, pictures.grid(images, nrow))
+    print(f"wrote {args.out}: {what}")
     if args.save_images:
         for i, digit in enumerate(pictures.to_pixels(images)):
             pictures.save_png(args.save_images / f"{i:05d}.png", Image.fromarray(digit))
-        print(f"wrote {args.save_images}/00000.png … {args.n - 1:05d}.png")
+        print(f"wrote {args.save_images}/00000.png … {len(images) - 1:05d}.png")
     print("next: python interpolate.py")
+
+
+def class_number(text, names):
+    if text.lower() in names:
+        return names.index(text.lower())
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    listed = "0 to 9" if names[0] == "0" else "0 to 9 or of " + ", ".join(names)
+    raise cli.UserError(f"--digit {text} is not one of {listed}")
+
+
+def manifold(model, mixture):
+    """z (MANIFOLD_SIDE^2, latent_dim) on a plane, spaced by equal probability.
+
+    Two latents are the plane themselves. Of more, it is that of the two directions in
+    which the encoded training set, as the mixture knows it, varies most.
+    """
+    quantiles = torch.linspace(0.02, 0.98, MANIFOLD_SIDE)
+    ticks = torch.distributions.Normal(0, 1).icdf(quantiles)
+    plane = (
+        torch.stack(torch.meshgrid(-ticks, ticks, indexing="ij"), -1).flip(-1).view(-1, 2)
+    )  # (x, y), y upwards
+    if mixture is None:
+        return plane
+    weights = (mixture["share"][:, None] * mixture["weights"]).flatten()[:, None]  # (C * K, 1)
+    means = mixture["means"].flatten(0, 1)
+    center = (weights * means).sum(0)
+    cholesky = mixture["cholesky"].flatten(0, 1)
+    within = (weights[..., None] * (cholesky @ cholesky.mT)).sum(0)
+    between = (weights * (means - center)).T @ (means - center)
+    variances, directions = torch.linalg.eigh(within + between)  # ascending
+    return center + plane @ (directions[:, -2:].flip(1) * variances[-2:].flip(0).sqrt()).T
 
 
 if __name__ == "__main__":

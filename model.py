@@ -117,13 +117,17 @@ class ConvVAE(nn.Module):
         return self.decode_logits(self.reparameterize(mu, logvar, generator)), mu, logvar
 
     @torch.no_grad()
+    def decode_all(self, z, batch_size=1000):
+        """Any number of z (N, latent_dim), on any device -> images (N, 1, 28, 28) on the CPU."""
+        device = next(self.parameters()).device
+        return torch.cat([self.decode(part.to(device)).cpu() for part in z.split(batch_size)])
+
     def sample(self, n, temperature=1.0, generator=None):
-        """n images decoded from z ~ N(0, temperature^2 I): float32 (n, 1, 28, 28) in [0, 1].
+        """n images decoded from z ~ N(0, temperature^2 I): float32 (n, 1, 28, 28) in [0, 1], on the CPU.
 
         ``generator`` is a CPU generator, so that a seed gives the same z on every device.
         """
-        z = temperature * torch.randn(n, self.config["latent_dim"], generator=generator)
-        return self.decode(z.to(next(self.parameters()).device))
+        return self.decode_all(temperature * torch.randn(n, self.config["latent_dim"], generator=generator))
 
 
 def vae_terms(logits, x, mu, logvar):

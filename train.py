@@ -3,24 +3,31 @@
     python train.py                                  # 20 epochs on the best device found
     python train.py --epochs 100 --device cuda       # the run behind the numbers in the README
     python train.py --resume                         # go on after a stop, as if there had been none
+    torchrun --nproc-per-node=2 train.py             # on several processes or GPUs
 
 Every epoch writes the checkpoint and, under outputs/training/, a grid of samples from
 the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.
 """
 
+import contextlib
 import csv
 import io
 import math
+import os
 import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from filelock import FileLock, Timeout
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import cli
 import pictures
 from data import batches, load_dataset
+from mixture import fit_mixture
 from model import ConvVAE, load_checkpoint, save_checkpoint, vae_loss, vae_terms, write_file
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
@@ -71,19 +78,22 @@ def parse_args(defaults=None):
 
 def main():
     args = parse_args()
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0:  # torchrun replaces a worker that died
+        args.resume, args.overwrite = args.checkpoint.exists(), False
+    rank, world, device = join_processes(cli.pick_device(args.device))
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{args.checkpoint}.lock", timeout=0)
+    lock = FileLock(f"{args.checkpoint}.lock", timeout=0) if rank == 0 else contextlib.nullcontext()
     try:
         with lock:  # the system lets go of it when a process dies, however it dies
-            run(args)
+            run(args, rank, world, device)
     except Timeout:
         raise cli.UserError(
             f"another training is writing {args.checkpoint}: wait for it, or pass another --checkpoint"
         ) from None
 
 
-def run(args):
-    device = cli.pick_device(args.device)
+def run(args, rank, world, device):
+    """The whole training, as process ``rank`` of ``world``; alone, it is rank 0 of 1."""
     if args.resume:
         args, model, state = open_run(args, device)
     elif args.checkpoint.exists() and not args.overwrite:
@@ -96,8 +106,10 @@ def run(args):
         model, state = ConvVAE(latent_dim=args.latent_dim, dropout=args.dropout), {"history": []}
     bf16 = choose_bf16(args.precision, device)
     args.precision = "bf16" if bf16 else "fp32"
+    if args.batch_size < world:
+        raise cli.UserError(f"--batch-size {args.batch_size} gives {world} processes less than an image each")
 
-    train_images, _, source = load_dataset(args.dataset, args.data_dir, train=True)
+    train_images, train_labels, source = load_dataset(args.dataset, args.data_dir, train=True)
     test_images, _, _ = load_dataset(args.dataset, args.data_dir, train=False)
     if state.get("source", source) != source:
         raise cli.UserError(
@@ -106,26 +118,37 @@ def run(args):
     train_images, test_images = train_images.to(device), test_images.to(device)
 
     model = model.to(device, memory_format=torch.channels_last)
+    network = model  # what the training calls: the model itself, or the model in step with its peers
+    if world > 1:
+        if device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        network = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0, fused=device.type != "mps")
-    if args.resume:
+    if "optimizer" in state:
         optimizer.load_state_dict(state["optimizer"])
     history = state["history"]
-    settings = {name: getattr(args, name) for name in SETTINGS}
-    print(
-        f"{device.type}, {args.precision}; {args.dataset} ({source}): {len(train_images):,} training and "
-        f"{len(test_images):,} test images; {sum(p.numel() for p in model.parameters()):,} parameters"
-    )
-    grid_z = torch.randn(64, args.latent_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
+    run_facts = {
+        "args": {name: getattr(args, name) for name in SETTINGS},
+        "source": source,
+        "history": history,
+    }
+    grid_z = torch.randn(64, args.latent_dim, generator=torch.Generator().manual_seed(args.seed))
+    if rank == 0:
+        print(describe(model, args, device, world, source, len(train_images), len(test_images)))
+
+    def save_epoch():
+        # The checkpoint first: what is drawn from it can be drawn again, not the reverse.
+        save_checkpoint(args.checkpoint, model, optimizer=optimizer.state_dict(), **run_facts)
+        save_reports(args.out, history, model, grid_z, test_images)
+
     try:
-        # Epoch 0's pictures, or those that a kill right after the last checkpoint left undrawn.
-        save_pictures(args.out, len(history), model, grid_z, test_images)
-        if history:
-            save_metrics(args.out, history)
+        if rank == 0 and not state.get("finished"):
+            save_epoch()  # epoch 0, or what a kill right after the last checkpoint left undrawn
         for epoch in range(len(history) + 1, args.epochs + 1):
             start = time.perf_counter()  # a clock that never jumps
-            train_loss = train_epoch(model, optimizer, train_images, args, epoch, bf16)
+            train_loss = train_epoch(network, optimizer, train_images, args, epoch, bf16, rank, world)
             seconds = time.perf_counter() - start
-            test_loss = evaluate(model, test_images, args, bf16)
+            test_loss = evaluate(model, test_images, args, bf16, rank, world)
             row = {"epoch": epoch}
             for half, (bce, kld) in (("train", train_loss), ("test", test_loss)):
                 row |= {f"{half}_loss": bce + args.beta * kld, f"{half}_bce": bce, f"{half}_kld": kld}
@@ -133,24 +156,31 @@ def run(args):
             if not all(map(math.isfinite, row.values())):
                 raise cli.UserError(
                     f"the loss became {row['train_loss']} in epoch {epoch}: try a lower --lr than {args.lr}; "
-                    + last_good(args, history)
+                    f"{args.checkpoint} still holds epoch {epoch - 1}"
                 )
             history.append(row)
-            # The checkpoint first: what is drawn from it can be drawn again, not the reverse.
-            save_checkpoint(
-                args.checkpoint,
-                model,
-                optimizer=optimizer.state_dict(),
-                args=settings,
-                source=source,
-                history=history,
-            )
-            save_metrics(args.out, history)
-            save_pictures(args.out, epoch, model, grid_z, test_images)
-            print(report(row), flush=True)
+            if rank == 0:
+                save_epoch()
+                print(report(row), flush=True)
     except (KeyboardInterrupt, cli.Terminated) as stop:
-        raise type(stop)(f"stopped; {last_good(args, history)}") from None
-    finish(args, model, settings, source, history)
+        raise type(stop)(
+            f"stopped; {args.checkpoint} holds epoch {len(history)} of {args.epochs}: add --resume to go on"
+        ) from None
+    if rank == 0:
+        finish(args, model, train_images, train_labels, run_facts)
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def join_processes(device):
+    """``(rank, world, device)``: who this process is among those torchrun started, or (0, 1, device)."""
+    if "LOCAL_RANK" not in os.environ:
+        return 0, 1, device
+    if device.type == "cuda":
+        device = cli.pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size(), device
 
 
 def open_run(args, device):
@@ -158,7 +188,7 @@ def open_run(args, device):
     if not args.checkpoint.exists():
         raise cli.UserError(f"nothing to resume at {args.checkpoint}: leave out --resume to start a run")
     model, state = load_checkpoint(args.checkpoint, device)
-    if "optimizer" not in state:
+    if state.get("finished") and "mixture" in state:
         raise cli.UserError(
             f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
         )
@@ -193,57 +223,90 @@ def learning_rate(step, total_steps, peak):
     return peak * (FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train_epoch(model, optimizer, images, args, epoch, bf16):
+def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
     """One pass over the images; returns the mean ``(bce, kld)``, nats per image.
 
-    Everything random follows from the seed and the epoch's number, so an epoch is the
-    same whether or not the ones before it ran in this process.
+    Everything random follows from the seed, the epoch's number and the rank, so an epoch
+    is the same whether or not the ones before it ran in this process.
     """
-    model.train()
-    torch.manual_seed(args.seed + (epoch << 32))
+    network.train()
+    seed = args.seed + (epoch << 32)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
+    torch.manual_seed(seed + (rank << 52))
     steps = math.ceil(len(images) / args.batch_size)
-    order = torch.randperm(len(images), device=images.device)
-    sums = torch.zeros(2, device=images.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=images.device)  # bce, kld, images
     shown = time.perf_counter()
-    seen = 0
-    with tqdm(
-        total=len(images), desc=f"epoch {epoch}/{args.epochs}", unit="img", unit_scale=True, leave=False
-    ) as bar:
-        for step, x in enumerate(batches(images, args.batch_size, order), (epoch - 1) * steps):
+    bar = tqdm(
+        desc=f"epoch {epoch}/{args.epochs}",
+        total=len(images),
+        unit="img",
+        unit_scale=True,
+        leave=False,
+        disable=rank > 0,
+    )
+    with bar:
+        for step, indices in enumerate(order.split(args.batch_size)):
+            if len(indices) < world:  # a last batch too small to give every process an image
+                break
+            x = next(batches(images, args.batch_size, indices[rank::world]))
             if args.binarize:
                 x = torch.bernoulli(x)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args.epochs * steps, args.lr)
+                group["lr"] = learning_rate((epoch - 1) * steps + step, args.epochs * steps, args.lr)
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-                logits, mu, logvar = model(x)
+                logits, mu, logvar = network(x)
             loss, bce, kld = vae_loss(logits, x, mu, logvar, args.beta)
+            # The processes' gradients are averaged: weigh them by how many images each had.
+            loss = loss * (len(x) * world / len(indices))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            sums += torch.stack([bce, kld]).detach() * len(x)
-            seen += len(x)
-            # Numbers stay on the device: asking for them makes it wait, so once a second will do.
+            sums += torch.stack([bce.detach(), kld.detach(), torch.ones_like(bce)]) * len(x)
+            # The sums stay on the device: asking for them makes it wait, so once a second will do.
             if (now := time.perf_counter()) - shown > 1:
-                bce_so_far, kld_so_far = (sums / seen).tolist()
-                bar.set_postfix_str(f"loss {bce_so_far + args.beta * kld_so_far:.2f}", refresh=False)
-                bar.update(seen - bar.n)
+                bce_sum, kld_sum, seen = sums.tolist()
+                bar.set_postfix_str(f"loss {(bce_sum + args.beta * kld_sum) / seen:.2f}", refresh=False)
+                bar.update((step + 1) * args.batch_size - bar.n)
                 shown = now
-    return tuple((sums / len(images)).tolist())
+    return mean_over_processes(sums, world)
 
 
 @torch.no_grad()
-def evaluate(model, images, args, bf16):
+def evaluate(model, images, args, bf16, rank, world):
     """Mean ``(bce, kld)`` over the images, z sampled: the same draw every epoch."""
     model.eval()
-    generator = torch.Generator(images.device).manual_seed(args.seed)
-    sums = torch.zeros(2, device=images.device)
-    for x in batches(images, EVAL_BATCH):
+    sums = torch.zeros(3, dtype=torch.float64, device=images.device)
+    for i, x in enumerate(batches(images, EVAL_BATCH)):
+        if i % world != rank:
+            continue
+        generator = torch.Generator(images.device).manual_seed(args.seed + (i << 32))
         if args.binarize:
             x = torch.bernoulli(x, generator=generator)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits, mu, logvar = model(x, generator)
-        sums += torch.stack(vae_terms(logits, x, mu, logvar)).sum(1)
-    return tuple((sums / len(images)).tolist())
+        bce, kld = vae_terms(logits, x, mu, logvar)
+        sums += torch.stack([bce.sum(), kld.sum(), torch.full_like(bce[0], len(x))])
+    return mean_over_processes(sums, world)
+
+
+def mean_over_processes(sums, world):
+    """``(bce, kld)`` per image from each process's sums of bce, kld and images."""
+    if world > 1:
+        dist.all_reduce(sums)
+    bce, kld, images = sums.tolist()
+    return bce / images, kld / images
+
+
+def describe(model, args, device, world, source, train_size, test_size):
+    """One line on what was found: device, precision, data, network."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 1, 28, 28, device=device))
+    parameters = sum(p.numel() for p in model.parameters())
+    return (
+        f"{device.type}{f' x {world}' if world > 1 else ''}, {args.precision}; {args.dataset} ({source}), "
+        f"{train_size:,} training and {test_size:,} test images; {parameters:,} parameters, "
+        f"{counter.get_total_flops() / 1e6:.1f} MFLOP per image forward"
+    )
 
 
 def report(row):
@@ -255,49 +318,48 @@ def report(row):
     )
 
 
-def save_metrics(out, history):
-    """All epochs' rows as metrics.csv, written whole, and as a picture."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_file(out / "metrics.csv", text.getvalue().encode())
-    pictures.save_figure(out / "loss_curves.png", pictures.loss_curves(history), dpi=150)
-
-
 @torch.no_grad()
-def save_pictures(out, epoch, model, grid_z, test_images):
-    """The epoch's two grids: samples from the fixed z, and reconstructions under their originals."""
+def save_reports(out, history, model, grid_z, test_images):
+    """The epoch's two grids, of samples and of reconstructions under their originals, and all metrics."""
     model.eval()
-    pictures.save_png(out / f"img_from_epoch{epoch}.png", pictures.grid(model.decode(grid_z), nrow=8))
+    epoch = len(history)
+    pictures.save_png(out / f"img_from_epoch{epoch}.png", pictures.grid(model.decode_all(grid_z), nrow=8))
     x = next(batches(test_images[:32], 32))
-    mu, _ = model.encode(x)
-    recon = model.decode(mu)
-    n = len(x) // 8 * 8
-    # rows of 8 originals and of their 8 reconstructions in turn
-    rows = torch.stack([x[:n].unflatten(0, (-1, 8)), recon[:n].unflatten(0, (-1, 8))], dim=1).flatten(0, 2)
-    pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.grid(rows, nrow=8))
+    recon = model.decode(model.encode(x)[0])
+    pairs = zip(x.split(8), recon.split(8), strict=True)
+    pictures.save_png(
+        out / f"recon_from_epoch{epoch}.png",
+        pictures.grid(torch.cat([row for pair in pairs for row in pair]), nrow=8),
+    )
+    if history:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_file(out / "metrics.csv", text.getvalue().encode())
+        pictures.save_figure(out / "loss_curves.png", pictures.loss_curves(history), dpi=150)
 
 
-def finish(args, model, settings, source, history):
-    """Keep what a finished run needs: the weights, in half precision, without the optimiser.
+def finish(args, model, images, labels, run_facts):
+    """Keep what a finished run needs: its weights in half precision, the latent mixture, no optimiser.
 
     Half precision rounds less than the bf16 the network was trained in, and halves the file.
     """
-    save_checkpoint(args.checkpoint, model.half(), args=settings, source=source, history=history)
-    shipped = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
+    model.eval()
+    generator = torch.Generator(images.device).manual_seed(args.seed)
+    with torch.no_grad():
+        z = torch.cat(
+            [model.reparameterize(*model.encode(x), generator) for x in batches(images, EVAL_BATCH)]
+        )
+    mixture = fit_mixture(z.cpu(), labels, args.seed)
+    save_checkpoint(args.checkpoint, model.half(), finished=True, mixture=mixture, **run_facts)
+    use = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
     print(
         f"wrote {args.checkpoint}\n"
         f"wrote {args.out}/: img_from_epoch0.png … img_from_epoch{args.epochs}.png, recon_from_epoch….png, "
         "metrics.csv, loss_curves.png\n"
-        f"next: python generate.py{shipped}   python evaluate.py{shipped}"
+        f"next: python generate.py{use}   python evaluate.py{use}"
     )
-
-
-def last_good(args, history):
-    if not history:
-        return "no epoch was finished, nothing was saved"
-    return f"{args.checkpoint} holds epoch {history[-1]['epoch']} of {args.epochs}: add --resume to go on"
 
 
 if __name__ == "__main__":

