@@ -25,8 +25,8 @@ import cli
 from model import ConvVAE
 from pictures import FAINT, INK, PALETTE, new_figure, save_figure
 
-ENCODER, DECODER, _, LOSS, LATENT = PALETTE[:5]
-CODES = LinearSegmentedColormap.from_list("codes", [PALETTE[2], "white", LATENT])  # white is zero
+ENCODER, DECODER, NEGATIVE, LOSS, LATENT = PALETTE[:5]
+CODES = LinearSegmentedColormap.from_list("codes", [NEGATIVE, "white", LATENT])  # white is zero
 TIMES, NBSP = "\N{MULTIPLICATION SIGN}", "\N{NO-BREAK SPACE}"
 
 # Drawing. All positions and sizes are inches, from the lower left corner of the picture.
@@ -163,10 +163,9 @@ def draw_vae(x, mu, std, eps, output):
     for at_x, at_y, label in labels:
         write(axes, at_x, at_y, label)
     write(axes, 3.37, low + 0.17, "logvar", size=13)
-    equations = (r"$z = \mu + \sigma\,\epsilon$", r"$\sigma = \exp(\mathrm{logvar}/2)$", r"$\epsilon \sim N(0, I)$")
-    for at_y, equation in zip((1.4, 1.03, 0.66), equations, strict=True):
-        write(axes, 7.2, at_y, equation, ha="left")
-    write(axes, 7.2, 0.25, "loss = BCE + KL", LOSS, ha="left")
+    equations = "$z = \\mu + \\sigma\\,\\epsilon$\n$\\sigma = \\exp(\\mathrm{logvar}/2)$\n$\\epsilon \\sim N(0, I)$"
+    write(axes, 7.2, 1.08, equations, ha="left", linespacing=1.5)
+    write(axes, 7.2, 0.32, "loss = BCE + KL", LOSS, ha="left")
     return figure
 
 
@@ -243,12 +242,11 @@ def draw_heads(axes, left, right, above, ys, heads, scale):
     arrow(axes, (left, above), (left, mu_y + half_height))
     arrow(axes, (left - 0.4, above), (left - 0.4, logvar_y), (left - half_width, logvar_y))
     for y in ys:
-        arrow(axes, (left + half_width, y), (3.85, y))
+        arrow(axes, (left + half_width, y), (3.95, y))
     arrow(axes, (5.2, logvar_y), (right - half_width, logvar_y))
-    box(axes, 3.85, 5.2, logvar_y - 0.4, mu_y + 0.4, FAINT)
-    middle = (mu_y + logvar_y) / 2
-    for offset, text in ((0.4, "sample"), (0, r"$z = \mu + \sigma\,\epsilon$"), (-0.4, r"$\epsilon \sim N(0, I)$")):
-        write(axes, 4.525, middle + offset, text, size=15)
+    box(axes, 3.95, 5.2, logvar_y - 0.4, mu_y + 0.4, FAINT)
+    text = "sample\n$z = \\mu + \\sigma\\,\\epsilon$\n$\\epsilon \\sim N(0, I)$"
+    write(axes, 4.575, (mu_y + logvar_y) / 2, text, size=15, linespacing=1.7)
 
 
 def draw_architecture(model, x, output):
@@ -278,11 +276,10 @@ def draw_architecture(model, x, output):
     draw_column(axes, right, np.linspace(ys[0], ys[-1], len(decoder) + 1), [code, *decoder], scale)
     digit(axes, left, ys[-1], x, 0.95)
     digit(axes, right, ys[-1], output, 0.95)
-    total = sum(p.numel() for p in model.parameters())
+    total, share = sum(p.numel() for p in model.parameters()), sum(block.parameters for block in decoder)
     write(axes, 5, ys[-1] + 1.17, f"ConvVAE: {total:,} parameters", size=18, fontweight="bold")
-    for at, name, part, color in ((left, "encoder", blocks[: last + 1], ENCODER), (right, "decoder", decoder, DECODER)):
-        text = f"{name}: {sum(block.parameters for block in part):,}"
-        write(axes, at - 0.475, ys[-1] + 0.73, text, color, ha="left")
+    write(axes, left - 0.475, ys[-1] + 0.73, f"encoder: {total - share:,}", ENCODER, ha="left")
+    write(axes, right - 0.475, ys[-1] + 0.73, f"decoder: {share:,}", DECODER, ha="left")
     return figure
 
 
