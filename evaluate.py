@@ -1,7 +1,9 @@
 """Measure a model on the test images: every number the README reports.
 
     python evaluate.py                                  # one table
-    python evaluate.py --json outputs/numbers.json      # and the same for a machine
+    python evaluate.py --samples                        # and how good its samples are
+    python evaluate.py --iw-samples 5000                # and -log p(x), importance-weighted
+    python evaluate.py --json outputs/numbers.json      # all of it for a machine, too
 
 All losses are in nats per image: summed over pixels and latents, averaged over images,
 with z sampled from q(z|x). A model trained with --binarize is measured on pixels drawn
@@ -10,6 +12,7 @@ once from the test images' gray levels, with a fixed seed.
 
 import json
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -17,10 +20,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import cli
-from data import batches, load_dataset
+from data import CLASS_NAMES, batches, load_dataset
+from judge import assess, frechet_distance, load_judge
+from mixture import sample_labels, sample_mixture
 from model import vae_terms, write_file
 
 BATCH = 1000
+IW_IMAGES, IW_CHUNK = 20, 100  # images, and samples of z for each, decoded at a time
 ACTIVE = 0.01  # a latent unit is active if the variance of its mu over images exceeds this
 NEIGHBORS = 10
 
@@ -30,6 +36,14 @@ def parse_args():
     cli.add_checkpoint(parser)
     parser.add_argument(
         "--draws", type=cli.positive_int, default=10, help="how often z is sampled for each image"
+    )
+    parser.add_argument(
+        "--iw-samples", type=cli.positive_int, metavar="K", help="also estimate -log p(x) from K samples of z"
+    )
+    parser.add_argument(
+        "--samples",
+        action="store_true",
+        help="also judge samples, with a classifier trained for it in a minute",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     cli.add_data_dir(parser)
@@ -79,6 +93,18 @@ def main():
         "knn_accuracy": knn_accuracy(train_mu, train_labels, mu, labels),
     }
     print(table(numbers))
+    if args.iw_samples:
+        numbers |= iw_numbers(model, x, args.iw_samples, generator)
+        line = (
+            "  -log p(x), K = {iw_samples:<9,} {nll:8.2f}  standard error {nll_se:.2f}; {iw_seconds:,.0f} s"
+        )
+        print(line.format(**numbers))
+    if args.samples:
+        judge = load_judge(Path(f"outputs/judge-{dataset}-{source}.pt"), train_images, train_labels)
+        numbers["samples"] = sample_numbers(
+            model, state, path, judge, train_images, x, labels, generator, args.seed
+        )
+        print(sample_table(numbers["samples"], CLASS_NAMES[dataset]))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
         print(f"wrote {args.json}")
@@ -96,6 +122,92 @@ def elbo_terms(model, x, draws, generator):
         bce.append(torch.stack([b for b, _ in terms]).mean(0))
         kld.append(terms[0][1])  # in closed form: it does not depend on the draw
     return torch.cat(bce), torch.cat(kld)
+
+
+def iw_numbers(model, x, k, generator):
+    """-log p(x) estimated from k importance samples of q(z|x) for each image, and its standard error.
+
+    A lower bound on log p(x) on average, tighter for larger k: Burda et al., "Importance
+    Weighted Autoencoders", 2016 (arXiv:1509.00519).
+    """
+    start = time.perf_counter()
+    log_p = []
+    with tqdm(desc=f"-log p(x), K = {k:,}", total=len(x), unit="img", leave=False) as bar:
+        for part in x.split(IW_IMAGES):
+            log_p.append(iw_log_likelihood(model, part, k, generator))
+            bar.update(len(part))
+    log_p = torch.cat(log_p)
+    return {
+        "iw_samples": k,
+        "nll": -log_p.mean().item(),
+        "nll_se": standard_error(log_p),
+        "iw_seconds": time.perf_counter() - start,
+    }
+
+
+def iw_log_likelihood(model, x, k, generator):
+    """log 1/k sum_i p(x, z_i) / q(z_i|x) for images x (B, 1, 28, 28), z_i ~ q(z|x): (B,) nats."""
+    mu, logvar = model.encode(x)  # once, whatever k
+    total = torch.full((len(x),), -math.inf, device=x.device)
+    for n in [IW_CHUNK] * (k // IW_CHUNK) + [k % IW_CHUNK] * (k % IW_CHUNK > 0):
+        eps = torch.randn(n, *mu.shape, generator=generator, device=x.device)  # (n, B, latent_dim)
+        z = mu + (0.5 * logvar).exp() * eps
+        # log p(z) - log q(z|x); the two Gaussians' constants cancel
+        log_ratio = 0.5 * (eps.square() - z.square() + logvar).sum(2)  # (n, B)
+        logits = model.decode_logits(z.flatten(0, 1)).view(n, len(x), -1)  # (n * B, 1, 28, 28) -> (n, B, 784)
+        # log p(x|z) = sum of x * logit - log(1 + exp(logit)), without a copy of x for every z
+        log_px = torch.einsum("nbp,bp->nb", logits, x.flatten(1)) - F.softplus(logits).sum(2)
+        total = torch.logaddexp(total, (log_px + log_ratio).logsumexp(0))
+    return total - math.log(k)
+
+
+def sample_numbers(model, state, path, judge, train_images, x, labels, generator, seed):
+    """Quality of samples, as many as there are test images, by the judge."""
+    n, cpu = len(x), torch.Generator().manual_seed(seed)
+    mixture = cli.mixture_of(state, path)
+    real, _ = assess(judge, x)
+    subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
+    recon = model.decode_all(model.reparameterize(*model.encode(x), generator))
+    classes = torch.arange(10).repeat_interleave(max(1, n // 10))
+    sources = {
+        "train": next(batches(train_images, n, subset)),
+        "recon": recon,
+        "prior": model.sample(n, generator=cpu),
+        "mixture": model.decode_all(sample_mixture(mixture, sample_labels(mixture, n, cpu), generator=cpu)),
+    }
+    result = {
+        "n": n,
+        "seed": seed,
+        "judge_accuracy": (assess(judge, x)[1].argmax(1) == labels).float().mean().item(),
+    }
+    for name, images in sources.items():
+        features, probabilities = assess(judge, images)
+        result[name] = {
+            "frechet": frechet_distance(features, real),
+            "confidence": probabilities.max(1).values.mean().item(),
+            "share": (torch.bincount(probabilities.argmax(1), minlength=10) / len(images)).tolist(),
+        }
+    asked = assess(judge, model.decode_all(sample_mixture(mixture, classes, generator=cpu)))[1].argmax(1)
+    result["asked_for"] = (asked == classes).float().mean().item()
+    return result
+
+
+def sample_table(s, names):
+    lines = [
+        f"{s['n']:,} samples of each kind, seed {s['seed']}; "
+        f"the judge is right on {s['judge_accuracy']:.2%} of the test images",
+        "                   Fréchet distance   confidence   share of each class, %: " + " ".join(names),
+    ]
+    kinds = {
+        "train": "training images",
+        "recon": "reconstructions",
+        "prior": "N(0, I)",
+        "mixture": "latent mixture",
+    }
+    for key, name in kinds.items():
+        share = " ".join(f"{100 * value:.1f}" for value in s[key]["share"])
+        lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}     {share}")
+    return "\n".join([*lines, f"  --digit d is seen as d {s['asked_for']:.1%} of the time"])
 
 
 def standard_error(values):

@@ -1,8 +1,9 @@
-"""Walk in the latent space from one test image to another: a strip and a GIF.
+"""Walk in the latent space from one digit to another: a strip and a GIF.
 
     python interpolate.py                                 # from a 3 to an 8
     python interpolate.py --digits 4 9 --rows 5
-    python interpolate.py --index 17 42 --method linear   # two images of your choice
+    python interpolate.py --index 17 42 --method linear   # two test images of your choice
+    python interpolate.py --digits 3 8 --generated        # between digits that nobody wrote
 
 Linear interpolation cuts through the middle of the latent space, where a Gaussian in
 many dimensions has next to no mass; slerp keeps the length of z on the way.
@@ -17,6 +18,7 @@ import torch
 import cli
 import pictures
 from data import CLASS_NAMES, batches, load_dataset
+from mixture import sample_mixture
 
 HOLD, STEP = 700, 60  # milliseconds the GIF rests at an end, and at every frame between
 GIF_FRAMES = 24  # between the ends, whatever the strip shows
@@ -43,6 +45,9 @@ def parse_args():
     )
     parser.add_argument("--rows", type=cli.positive_int, default=1, help="how many pairs of the two digits")
     parser.add_argument(
+        "--generated", action="store_true", help="start and end at samples of --digits: needs no data"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("outputs/interpolation.png"),
@@ -57,6 +62,8 @@ def parse_args():
     for digit in args.digits:
         if not 0 <= digit <= 9:
             parser.error(f"argument --digits: {digit} is not one of 0 to 9")
+    if args.index and args.generated:
+        parser.error("--index names test images, so --generated does not go with it")
     if args.index and args.rows > 1:
         parser.error("--index names one pair, so --rows does not go with it")
     if args.out.suffix == ".gif":
@@ -66,35 +73,47 @@ def parse_args():
 
 def main():
     args = parse_args()
-    device = cli.pick_device(args.device)
-    model, state, _ = cli.open_model(args.checkpoint, device)
-    dataset = state["args"]["dataset"]
-    images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
-    starts, ends = choose_pairs(args, labels)
+    model, state, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    if args.generated:
+        za, zb = generated_ends(args, cli.mixture_of(state, path))
+        originals = None
+    else:
+        za, zb, originals = encoded_ends(args, model, state["args"]["dataset"])
 
-    pairs = torch.cat([starts, ends])
-    x = next(batches(images[pairs], len(pairs))).to(device)
-    with torch.no_grad():
-        mu, _ = model.encode(x)
-        za, zb = mu.chunk(2)  # (rows, latent_dim) each
-        strip = model.decode(walk(za, zb, args.steps, args.method).flatten(0, 1)).cpu()
-        film = model.decode(walk(za, zb, GIF_FRAMES, args.method).transpose(0, 1).flatten(0, 1)).cpu()
-    originals_a, originals_b = x.cpu().chunk(2)
+    strip = model.decode_all(walk(za, zb, args.steps, args.method).flatten(0, 1))
+    rows = strip.unflatten(0, (args.rows, args.steps))
+    if originals:  # each row: original, decoded walk, original
+        rows = torch.cat([originals[0][:, None], rows, originals[1][:, None]], dim=1)
+    pictures.save_png(args.out, pictures.grid(rows.flatten(0, 1), nrow=rows.shape[1], scale=3))
 
-    # each row: original, decoded walk, original
-    rows = torch.cat([originals_a[:, None], strip.unflatten(0, (args.rows, -1)), originals_b[:, None]], dim=1)
-    pictures.save_png(args.out, pictures.grid(rows.flatten(0, 1), nrow=args.steps + 2, scale=3))
-    frames = [pictures.grid(frame, nrow=5, scale=6) for frame in film.unflatten(0, (GIF_FRAMES, -1))]
+    film = model.decode_all(walk(za, zb, GIF_FRAMES, args.method).transpose(0, 1).flatten(0, 1))
+    frames = [pictures.grid(frame, nrow=5, scale=6) for frame in film.split(args.rows)]
     there_and_back = frames + frames[-2:0:-1]
     times = [HOLD if i in (0, GIF_FRAMES - 1) else STEP for i in range(len(there_and_back))]
     gif = args.out.with_suffix(".gif")
     pictures.save_gif(gif, there_and_back, times)
 
+    ends = "originals at the far ends, " if originals else ""
+    print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}\nnext: python tsne.py")
+
+
+def generated_ends(args, mixture):
+    """z of generated digits to walk between: two tensors (rows, latent_dim)."""
+    generator = torch.Generator().manual_seed(args.seed)
+    return [sample_mixture(mixture, torch.full((args.rows,), d), generator=generator) for d in args.digits]
+
+
+def encoded_ends(args, model, dataset):
+    """mu of test images to walk between, (rows, latent_dim) each, and the images, (rows, 1, 28, 28) each."""
+    images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
+    starts, ends = choose_pairs(args, labels)
     names = CLASS_NAMES[dataset]
     for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
         print(f"test image {a} ({names[labels[a]]}) to test image {b} ({names[labels[b]]}), {args.method}")
-    print(f"wrote {args.out}: originals at the far ends, {args.steps} decoded images between\nwrote {gif}")
-    print("next: python tsne.py")
+    x = next(batches(images, 2 * args.rows, torch.cat([starts, ends])))
+    with torch.no_grad():
+        mu = model.encode(x.to(next(model.parameters()).device))[0].cpu()
+    return *mu.chunk(2), x.chunk(2)
 
 
 def choose_pairs(args, labels):

@@ -51,6 +51,18 @@ def save_gif(path, frames, milliseconds):
     write_file(path, buffer.getvalue())
 
 
+def save_film(path, grids, most=60):
+    """Write a GIF of the grids in PNG files: at most ``most`` of them, the last one held for a while.
+
+    The early ones follow each other closely, because that is when most changes.
+    """
+    n = len(grids)
+    chosen = sorted({round((n - 1) * (i / max(1, most - 1)) ** 2) for i in range(most)})
+    # a quarter of the pixels and 16 grays: small enough to put into a README
+    frames = [Image.open(grids[i]).reduce(2).quantize(16) for i in chosen]
+    save_gif(path, frames, [120] * (len(frames) - 1) + [2500])
+
+
 def new_figure(width, height):
     """A matplotlib figure in the project's style: ``(figure, axes)``. It needs no display."""
     from matplotlib.figure import Figure  # here, not above: half a second not every script needs

@@ -353,11 +353,13 @@ def finish(args, model, images, labels, run_facts):
         )
     mixture = fit_mixture(z.cpu(), labels, args.seed)
     save_checkpoint(args.checkpoint, model.half(), finished=True, mixture=mixture, **run_facts)
+    grids = [args.out / f"img_from_epoch{epoch}.png" for epoch in range(args.epochs + 1)]
+    pictures.save_film(args.out / "film.gif", [path for path in grids if path.exists()])
     use = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
     print(
         f"wrote {args.checkpoint}\n"
         f"wrote {args.out}/: img_from_epoch0.png … img_from_epoch{args.epochs}.png, recon_from_epoch….png, "
-        "metrics.csv, loss_curves.png\n"
+        "metrics.csv, loss_curves.png, film.gif\n"
         f"next: python generate.py{use}   python evaluate.py{use}"
     )
 

@@ -28,6 +28,7 @@ from pictures import FAINT, INK, PALETTE, new_figure, save_figure
 ENCODER, DECODER, NEGATIVE, LOSS, LATENT = PALETTE[:5]
 CODES = LinearSegmentedColormap.from_list("codes", [NEGATIVE, "white", LATENT])  # white is zero
 TIMES, NBSP = "\N{MULTIPLICATION SIGN}", "\N{NO-BREAK SPACE}"
+SAMPLING = "$z = \\mu + \\sigma\\,\\epsilon$\n$\\epsilon \\sim N(0, I)$"
 
 # Drawing. All positions and sizes are inches, from the lower left corner of the picture.
 
@@ -116,6 +117,7 @@ def slab(axes, x, y, shape, scale, color):
 
 
 def draw_autoencoder(x, code, output):
+    """Input, encoder, code, decoder, output."""
     figure, axes = canvas(10, 3.7)
     y = 1.8
     network(axes, 2.2, 4.1, y, (2, 0.9), ENCODER, "encoder")
@@ -134,6 +136,7 @@ def draw_autoencoder(x, code, output):
 
 
 def draw_vae(x, mu, std, eps, output):
+    """The same with a code drawn from N(mu, std^2), and both terms of the loss where they act."""
     figure, axes = canvas(10, 5.8)
     y, high, low = 3.15, 3.95, 2.35
     network(axes, 1.75, 3.0, y, (2.5, 1.9), ENCODER, "encoder")
@@ -163,7 +166,7 @@ def draw_vae(x, mu, std, eps, output):
     for at_x, at_y, label in labels:
         write(axes, at_x, at_y, label)
     write(axes, 3.37, low + 0.17, "logvar", size=13)
-    equations = "$z = \\mu + \\sigma\\,\\epsilon$\n$\\sigma = \\exp(\\mathrm{logvar}/2)$\n$\\epsilon \\sim N(0, I)$"
+    equations = SAMPLING + "\n$\\sigma = \\exp(\\mathrm{logvar}/2)$"
     write(axes, 7.2, 1.08, equations, ha="left", linespacing=1.5)
     write(axes, 7.2, 0.32, "loss = BCE + KL", LOSS, ha="left")
     return figure
@@ -174,7 +177,7 @@ def draw_vae(x, mu, std, eps, output):
 
 @dataclass
 class Block:
-    """A layer with a matrix or filters, and what follows it up to the next one."""
+    """A convolution or fully connected layer, with what follows it up to the next."""
 
     name: str
     operations: list
@@ -200,7 +203,7 @@ def trace(model):
 
     def record(name, layer, inputs, output):
         weight = getattr(layer, "weight", None)
-        if not blocks or (weight is not None and weight.ndim > 1):  # a normalisation's has one
+        if not blocks or (weight is not None and weight.ndim > 1):  # 1: a normalisation layer's
             ranks = (len(blocks[-1].shape), inputs[0].ndim - 1) if blocks else None
             blocks.append(Block(name, {(3, 1): ["flatten"], (1, 3): ["reshape"]}.get(ranks, [])))
         blocks[-1].operations.append(describe(layer))
@@ -240,16 +243,17 @@ def draw_heads(axes, left, right, above, ys, heads, scale):
     half_width, half_height = draw_block(axes, left, mu_y, mu, scale)
     draw_block(axes, left, logvar_y, logvar, scale)
     arrow(axes, (left, above), (left, mu_y + half_height))
-    arrow(axes, (left - 0.4, above), (left - 0.4, logvar_y), (left - half_width, logvar_y))
+    fork, lane = above - 0.25, left - 0.45
+    arrow(axes, (left, fork), (lane, fork), (lane, logvar_y), (left - half_width, logvar_y))
     for y in ys:
         arrow(axes, (left + half_width, y), (3.95, y))
     arrow(axes, (5.2, logvar_y), (right - half_width, logvar_y))
     box(axes, 3.95, 5.2, logvar_y - 0.4, mu_y + 0.4, FAINT)
-    text = "sample\n$z = \\mu + \\sigma\\,\\epsilon$\n$\\epsilon \\sim N(0, I)$"
-    write(axes, 4.575, (mu_y + logvar_y) / 2, text, size=15, linespacing=1.7)
+    write(axes, 4.575, (mu_y + logvar_y) / 2, "sample\n" + SAMPLING, size=15, linespacing=1.7)
 
 
 def draw_architecture(model, x, output):
+    """Every layer: the encoder down the left, the heads and the sample below, the decoder up the right."""
     blocks = trace(model)
     names = [block.name for block in blocks]
     first, last = names.index("mu_head"), names.index("logvar_head")

@@ -1,0 +1,96 @@
+"""The judge of samples: a small digit classifier, and the Fréchet distance in its features.
+
+A likelihood says little about how samples look, so evaluate.py --samples asks a
+classifier that has never seen the model: how far the distribution of its features on
+samples is from that on the test images (Heusel et al., "GANs trained by a two time-scale
+update rule", 2017, arXiv:1706.08500, do this with Inception), and which digit it sees.
+"""
+
+import io
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from data import batches
+from model import write_file
+
+EPOCHS, BATCH, SEED = 3, 128, 0
+FEATURES = 128
+
+
+class Judge(nn.Module):
+    """Classifier: images (B, 1, 28, 28) in [0, 1] -> features (B, 128), class logits (B, 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),  # (B, 1, 28, 28) -> (B, 16, 28, 28)
+            nn.MaxPool2d(2),  # -> (B, 16, 14, 14)
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1),  # -> (B, 32, 14, 14)
+            nn.MaxPool2d(2),  # -> (B, 32, 7, 7)
+            nn.ReLU(),
+            nn.Flatten(),  # -> (B, 1568)
+            nn.Dropout(0.3),
+            nn.Linear(1568, FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(FEATURES, 10)
+
+    def forward(self, x):
+        h = self.features(x)
+        return h, self.head(h)
+
+
+def load_judge(path, images, labels):
+    """The judge cached at ``path``, or one trained on images (N, 1, 28, 28) and labels (N,), then cached."""
+    judge = Judge().to(images.device)
+    try:
+        judge.load_state_dict(torch.load(path, map_location=images.device, weights_only=True))
+    except Exception:  # whatever is wrong with a cache, training anew mends it
+        train_judge(judge, images, labels)
+        buffer = io.BytesIO()
+        torch.save(judge.state_dict(), buffer)
+        write_file(Path(path), buffer.getvalue())
+    return judge.eval()
+
+
+def train_judge(judge, images, labels):
+    torch.manual_seed(SEED)
+    judge.train()
+    labels = labels.to(images.device)
+    optimizer = torch.optim.Adam(judge.parameters())
+    with tqdm(
+        desc="training the judge", total=EPOCHS * len(images), unit="img", unit_scale=True, leave=False
+    ) as bar:
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(images)).to(images.device)
+            for x, indices in zip(batches(images, BATCH, order), order.split(BATCH), strict=True):
+                loss = F.cross_entropy(judge(x)[1], labels[indices])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                bar.update(len(x))
+
+
+@torch.no_grad()
+def assess(judge, images):
+    """The judge's features (N, 128) and class probabilities (N, 10) of images in [0, 1], both on the CPU."""
+    device = next(judge.parameters()).device
+    parts = [judge(part.to(device)) for part in images.split(1000)]
+    features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return features, logits.softmax(1)
+
+
+def frechet_distance(a, b):
+    """Squared Fréchet distance between the Gaussians that fit features a (N, D) and b (M, D)."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = a.T.cov(), b.T.cov()
+    # tr (A B)^1/2 = tr (A^1/2 B A^1/2)^1/2, which is symmetric and has real eigenvalues
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    overlap = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap).item()

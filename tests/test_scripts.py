@@ -1,0 +1,365 @@
+"""The scripts as a user runs them: what they write, whether it is right, and whether it can be repeated."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from model import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def user(run, trained, data_dir):
+    """The other scripts, run where training left its files, with the default names: their results."""
+    results = {
+        "generate": run("generate", cwd=trained.folder),
+        "tsne": run("tsne", "--data-dir", data_dir, "--perplexity", 10, cwd=trained.folder),
+        "interpolate": run("interpolate", "--data-dir", data_dir, cwd=trained.folder),
+        "evaluate": run(
+            "evaluate", *("--data-dir", data_dir, "--draws", 50, "--json", "numbers.json"), cwd=trained.folder
+        ),
+    }
+    assert {script: result.code for script, result in results.items()} == dict.fromkeys(results, 0), results
+    return results
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return load_checkpoint(trained.checkpoint)[0].requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def test_images(digits):
+    """float32 (100, 1, 28, 28) in [0, 1]"""
+    return torch.from_numpy(digits.test[0])[:, None] / 255
+
+
+@pytest.fixture(scope="module")
+def read_metrics():
+    def read_metrics(out):
+        """The rows of metrics.csv as dicts of numbers, without the two columns of times."""
+        with open(out / "metrics.csv", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        assert all(row.pop("images_per_s") > 0 and row.pop("seconds") > 0 for row in rows)
+        return rows
+
+    return read_metrics
+
+
+@pytest.fixture(scope="module")
+def cells():
+    def cells(picture, scale):
+        """The images of a grid with one pixel of margin around each: uint8 (rows, columns, 28, 28)."""
+        pixels = np.asarray(picture.convert("L"))[::scale, ::scale]
+        rows, columns = pixels.shape[0] // 30, pixels.shape[1] // 30
+        return pixels.reshape(rows, 30, columns, 30).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
+
+    return cells
+
+
+@pytest.fixture(scope="module")
+def same_pixels():
+    def same_pixels(pixels, images):
+        """Whether uint8 pixels show float images, give or take a rounding."""
+        return np.abs(pixels.astype(int) - (255 * images.squeeze().numpy()).round()).max() <= 1
+
+    return same_pixels
+
+
+# Training
+
+
+def test_training_writes_a_row_and_pictures_for_every_epoch(trained, read_metrics):
+    rows = read_metrics(trained.out)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for half in ("train", "test"):
+        for row in rows:
+            assert row[f"{half}_loss"] == pytest.approx(row[f"{half}_bce"] + row[f"{half}_kld"])
+        assert rows[0][f"{half}_loss"] > rows[1][f"{half}_loss"] > rows[2][f"{half}_loss"] > 0
+    for epoch in range(4):  # 0 is before the first
+        assert Image.open(trained.out / f"img_from_epoch{epoch}.png").size == (480, 480)  # 8 x 8
+        assert Image.open(trained.out / f"recon_from_epoch{epoch}.png").size == (480, 480)
+    assert Image.open(trained.out / "loss_curves.png").size[0] > 600
+    lines = [line for line in trained.stdout.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 3 and f"{rows[2]['test_loss']:.2f}" in lines[2]
+
+
+def test_training_leaves_nothing_behind(trained):
+    assert not list(trained.folder.rglob("*.tmp"))
+
+
+def test_reconstructions_stand_under_their_originals(trained, model, test_images, cells, same_pixels):
+    shown = cells(Image.open(trained.out / "recon_from_epoch3.png"), scale=2)
+    assert same_pixels(shown[0], test_images[:8]) and same_pixels(shown[2], test_images[8:16])
+    recon = model.decode(model.encode(test_images[:8])[0])
+    # the checkpoint is in half precision and the picture was not: close, no more
+    assert np.abs(shown[1] / 255 - recon.squeeze().numpy()).max() < 0.02
+
+
+def test_checkpoint_knows_its_run(trained):
+    model, state = load_checkpoint(trained.checkpoint)
+    assert model.config["latent_dim"] == state["args"]["latent_dim"] == 8
+    assert state["args"]["dataset"] == "mnist" and state["source"] == "full"
+    assert [row["epoch"] for row in state["history"]] == [1, 2, 3]
+
+
+def test_same_seed_trains_the_same_model_and_another_seed_another(trained, call, read_metrics, own_folder):
+    assert call("train", *trained.options, "--checkpoint", "one.pt", "--out", "one").code == 0
+    assert call("train", *trained.options, "--checkpoint", "two.pt", "--out", "two").code == 0
+    assert call("train", *trained.options, "--checkpoint", "3.pt", "--out", "3", "--seed", 1).code == 0
+    one, two, other = (load_checkpoint(f"{name}.pt")[0].state_dict() for name in ("one", "two", "3"))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    assert read_metrics(own_folder / "one") == read_metrics(own_folder / "two")
+    pictures = [(own_folder / name / "img_from_epoch3.png").read_bytes() for name in ("one", "two", "3")]
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert not any(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
+
+
+def test_batch_larger_than_the_data_set(call, data_dir, read_metrics, own_folder):
+    assert call("train", "--epochs", 2, "--batch-size", 100_000, "--data-dir", data_dir).code == 0
+    assert len(read_metrics(own_folder / "outputs" / "training")) == 2
+
+
+def test_handful_of_test_images(call, write_data, own_folder):
+    """Fewer than a row of the reconstruction grid."""
+    write_data(own_folder / "few", test_size=5)
+    options = ("--data-dir", "few", "--checkpoint", "few.pt")
+    assert call("train", "--epochs", 1, *options).code == 0
+    assert call("evaluate", *options).code == 0
+
+
+def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_folder):
+    """300 images in batches of 128, 128 and 44; the loss of every epoch is that of beta."""
+    options = ("--epochs", 1, "--beta", 3, "--data-dir", data_dir, "--out", "beta")
+    assert call("train", *options).code == 0
+    (row,) = read_metrics(own_folder / "beta")
+    assert row["train_loss"] == pytest.approx(row["train_bce"] + 3 * row["train_kld"])
+    assert row["test_loss"] == pytest.approx(row["test_bce"] + 3 * row["test_kld"])
+
+
+def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_folder):
+    options = ("--data-dir", data_dir, "--checkpoint", "b.pt")
+    assert call("train", "--epochs", 1, "--binarize", *options).code == 0
+    assert call("evaluate", "--json", "b.json", *options).code == 0
+    numbers = json.loads((own_folder / "b.json").read_text())
+    assert numbers["pixels"] == "binarized"
+    assert numbers["bce_floor"] == 0  # of pixels that are black or white
+
+
+def test_packaged_sample_trains_and_says_so(run, own_folder):
+    """With neither files nor a network, from the first command to the numbers."""
+    result = run("train", "--epochs", 1, "--batch-size", 250, cwd=own_folder)
+    assert result.code == 0
+    assert all(line.startswith("warning: no MNIST") for line in result.err) and result.err
+    assert load_checkpoint(own_folder / "checkpoints" / "vae.pt")[1]["source"] == "sample"
+
+
+# Resuming
+
+
+def test_stopped_and_resumed_run_equals_the_uninterrupted_one(stopped, read_metrics):
+    assert stopped.end.code == 0, stopped.end.err
+    (whole, whole_state), (pieces, pieces_state) = (
+        load_checkpoint(folder / "checkpoints" / "vae.pt") for folder in (stopped.whole, stopped.pieces)
+    )
+    torch.testing.assert_close(pieces.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    assert pieces_state["args"] == whole_state["args"]
+    whole_out, pieces_out = (folder / "outputs" / "training" for folder in (stopped.whole, stopped.pieces))
+    assert read_metrics(pieces_out) == read_metrics(whole_out)
+    assert {path.name for path in pieces_out.iterdir()} == {path.name for path in whole_out.iterdir()}
+    for picture in whole_out.glob("*_from_epoch*.png"):
+        assert (pieces_out / picture.name).read_bytes() == picture.read_bytes()
+    assert not list(stopped.pieces.rglob("*.tmp"))
+
+
+def test_stops_exit_as_they_should_and_say_how_to_go_on(stopped):
+    interrupted, terminated, killed = stopped.stops
+    assert (interrupted.code, terminated.code, killed.code) == (130, 143, -9)
+    for stop in (interrupted, terminated):
+        (line,) = stop.err
+        assert "--resume" in line and "checkpoints/vae.pt" in line
+
+
+def test_unfinished_checkpoint_is_good_for_the_other_scripts(stopped, call, own_folder):
+    assert call("generate", "--checkpoint", stopped.partial).code == 0
+    assert Image.open(own_folder / "outputs" / "generated.png").size == (480, 480)
+
+
+# Generating
+
+
+def test_generate_draws_what_the_model_decodes(trained, user, model, cells, same_pixels):
+    shown = cells(Image.open(trained.folder / "outputs" / "generated.png"), scale=2)
+    z = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    assert shown.shape == (8, 8, 28, 28)
+    assert same_pixels(shown.reshape(64, 28, 28), model.decode(z))
+    assert "outputs/generated.png" in user["generate"].out
+
+
+def test_generate_counts_rows_and_single_images(trained, call, own_folder, cells):
+    options = ("--checkpoint", trained.checkpoint, "--n", 10, "--nrow", 4, "--seed", 5)
+    assert call("generate", *options, "--save-images", "digits", "--out", "new/grid.png").code == 0
+    shown = cells(Image.open(own_folder / "new" / "grid.png"), scale=2).reshape(-1, 28, 28)
+    assert len(shown) == 12 and not shown[10:].any()  # two places of the last row stay empty
+    files = sorted((own_folder / "digits").iterdir())
+    assert [file.name for file in files] == [f"{i:05d}.png" for i in range(10)]
+    for file, digit in zip(files, shown[:10], strict=True):
+        assert np.array_equal(Image.open(file), digit)
+
+
+@pytest.mark.parametrize("script", ["generate", "interpolate"])
+def test_same_seed_draws_the_same_bytes_and_another_seed_others(trained, call, data_dir, own_folder, script):
+    data = () if script == "generate" else ("--data-dir", data_dir)
+    for name, seed in (("one", 1), ("two", 1), ("other", 2)):
+        options = ("--checkpoint", trained.checkpoint, "--seed", seed, "--out", f"{name}.png")
+        assert call(script, *options, *data).code == 0
+    one, two, other = ((own_folder / f"{name}.png").read_bytes() for name in ("one", "two", "other"))
+    assert one == two != other
+
+
+def test_temperature_scales_z(trained, call, own_folder, model, cells, same_pixels):
+    assert call("generate", "--checkpoint", trained.checkpoint, "--temperature", 0.5).code == 0
+    z = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    shown = cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2)
+    assert same_pixels(shown.reshape(64, 28, 28), model.decode(0.5 * z))
+
+
+# Interpolating
+
+
+def test_interpolation_goes_from_one_image_to_the_other(
+    trained, call, data_dir, own_folder, model, test_images, cells, same_pixels
+):
+    """Originals at the far ends, reconstructions beside them, and a straight line between."""
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir, "--method", "linear")
+    assert call("interpolate", *options, "--index", 3, 77, "--steps", 5, "--out", "walk.png").code == 0
+    (shown,) = cells(Image.open(own_folder / "walk.png"), scale=3)
+    assert len(shown) == 7
+    ends = test_images[[3, 77]]
+    assert same_pixels(shown[[0, -1]], ends)
+    mu, _ = model.encode(ends)
+    assert same_pixels(shown[[1, -2]], model.decode(mu))
+    assert same_pixels(shown[3], model.decode(mu.mean(0, keepdim=True)))
+
+
+def test_slerp_keeps_the_ends_and_the_angles(
+    trained, call, data_dir, own_folder, model, test_images, cells, same_pixels
+):
+    """Halfway, slerp is (a + b) / (2 cos(angle / 2)), by the identity sin(t) = 2 sin(t / 2) cos(t / 2)."""
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir, "--method", "slerp")
+    assert call("interpolate", *options, "--index", 3, 77, "--steps", 3, "--out", "walk.png").code == 0
+    (shown,) = cells(Image.open(own_folder / "walk.png"), scale=3)
+    a, b = mu = model.encode(test_images[[3, 77]])[0]
+    half_angle = torch.acos(a @ b / (a.norm() * b.norm())) / 2
+    assert same_pixels(shown[[1, 3]], model.decode(mu))
+    assert same_pixels(shown[2], model.decode(((a + b) / (2 * half_angle.cos()))[None]))
+
+
+def test_interpolation_between_an_image_and_itself(trained, call, data_dir, own_folder, cells):
+    """The angle between the ends is zero, and slerp divides by its sine."""
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir)
+    assert call("interpolate", *options, "--index", 7, 7, "--out", "walk.png").code == 0
+    (shown,) = cells(Image.open(own_folder / "walk.png"), scale=3)
+    assert (shown[1:-1] == shown[1]).all() and shown[1].any()
+
+
+def test_interpolation_rows_show_the_digits_asked_for(trained, call, data_dir, own_folder, digits, cells):
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir, "--out", "walk.png")
+    assert call("interpolate", *options, "--digits", 4, 9, "--rows", 5, "--steps", 2).code == 0
+    shown = cells(Image.open(own_folder / "walk.png"), scale=3)
+    assert shown.shape[:2] == (5, 4)
+    images, labels = digits.test
+    for column, digit in ((0, 4), (-1, 9)):
+        for original in shown[:, column]:
+            assert (images[labels == digit] == original).all((1, 2)).any()
+
+
+def test_gif_goes_there_and_back(trained, user):
+    """24 images there, 22 back without the two ends; it rests at both ends."""
+    assert Image.open(trained.folder / "outputs" / "interpolation.png").size == (12 * 90, 90)
+    with Image.open(trained.folder / "outputs" / "interpolation.gif") as gif:
+        frames, times = [], []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            frames.append(np.asarray(gif.convert("L")).astype(int))
+            times.append(gif.info["duration"])
+        assert gif.info["loop"] == 0  # for ever
+    assert sum(times) == 2 * 700 + 44 * 60  # frames that look alike may be merged into one longer one
+    assert 20 < len(frames) <= 46
+    assert times.count(max(times)) == 2
+    assert (frames[0] != frames[times[1:].index(max(times)) + 1]).any()
+    assert (frames[1] == frames[-1]).all()
+
+
+# Mapping
+
+
+def test_tsne_draws_a_plot_and_a_map_of_the_digits(trained, user):
+    plot = np.asarray(Image.open(trained.folder / "outputs" / "tsne.png").convert("RGB"))
+    thumbnails = np.asarray(Image.open(trained.folder / "outputs" / "tsne_map.png"))
+    assert min(plot.shape[:2]) > 1000
+    assert len(np.unique(plot.reshape(-1, 3), axis=0)) > 100  # ten colours and their blends, not a blank page
+    assert thumbnails.shape == (2400, 2400, 3)
+    drawn = (thumbnails < 255).any(2).reshape(100, 24, 100, 24).any((1, 3)).sum()
+    assert 50 < drawn <= 100  # of 100 digits; some may fall on the same place
+    assert "taking all of them" in user["tsne"].out
+
+
+def test_tsne_of_a_one_dimensional_latent_space(call, data_dir, own_folder):
+    options = ("--data-dir", data_dir, "--checkpoint", "one.pt")
+    assert call("train", "--epochs", 1, "--latent-dim", 1, *options).code == 0
+    assert call("tsne", "--perplexity", 5, *options).code == 0
+    assert (own_folder / "outputs" / "tsne_map.png").exists()
+
+
+# Evaluating
+
+
+def test_numbers_against_torch_distributions(trained, user, model, test_images, digits):
+    numbers = json.loads((trained.folder / "numbers.json").read_text())
+    assert numbers["negative_elbo"] == pytest.approx(numbers["bce"] + numbers["kld"], rel=1e-6)
+    assert (numbers["images"], numbers["source"], numbers["pixels"]) == (100, "full", "gray")
+    assert numbers["draws"] == 50 and numbers["latent_dim"] == 8
+
+    mu, logvar = model.encode(test_images)
+    posterior = Normal(mu, (0.5 * logvar).exp())
+    kld = kl_divergence(posterior, Normal(0, 1)).sum(1)
+    assert numbers["kld"] == pytest.approx(kld.mean().item(), rel=1e-4)
+
+    def bce(z):
+        p = Bernoulli(logits=model.decode_logits(z), validate_args=False)  # which takes gray levels as well
+        return -p.log_prob(test_images).sum((1, 2, 3))
+
+    assert numbers["bce_at_mu"] == pytest.approx(bce(mu).mean().item(), rel=1e-4)
+    torch.manual_seed(123)  # other draws than the script's: equal up to their noise
+    draws = torch.stack([bce(posterior.sample()) for _ in range(50)])
+    noise = draws.mean(1).std().item() / math.sqrt(50)
+    assert numbers["bce"] == pytest.approx(draws.mean().item(), abs=7 * noise)
+    standard_error = (draws.mean(0) + kld).std().item() / math.sqrt(100)
+    assert numbers["negative_elbo_se"] == pytest.approx(standard_error, rel=0.05)
+
+    gray = test_images.double().clamp(1e-12, 1 - 1e-12)
+    floor = -(gray * gray.log() + (1 - gray) * (1 - gray).log()).sum() / 100
+    assert numbers["bce_floor"] == pytest.approx(floor.item(), rel=1e-4)
+    assert numbers["active_units"] == int((mu.numpy().var(0, ddof=1) > 0.01).sum())
+
+    train_mu = model.encode(torch.from_numpy(digits.train[0])[:, None] / 255)[0]
+    nearest = torch.cdist(mu.double(), train_mu.double()).argsort(1)[:, :10].numpy()
+    votes = [np.bincount(digits.train[1][row], minlength=10).argmax() for row in nearest]
+    assert numbers["knn_accuracy"] == pytest.approx((votes == digits.test[1]).mean(), abs=0.021)  # ties
+
+    for key in ("negative_elbo", "bce", "kld"):
+        assert f"{numbers[key]:.2f}" in user["evaluate"].out
+
+
+def test_training_and_evaluation_agree(trained, user, read_metrics):
+    """One in the precision of training and one draw, the other in float32 and 50."""
+    numbers = json.loads((trained.folder / "numbers.json").read_text())
+    last = read_metrics(trained.out)[-1]
+    assert last["test_loss"] == pytest.approx(numbers["negative_elbo"], rel=0.02)
+    assert last["test_kld"] == pytest.approx(numbers["kld"], rel=0.02)
