@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from data import TORCHVISION_NAMES, DataError
+from mixture import is_mixture
 from model import CheckpointError, load_checkpoint
 
 TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
@@ -136,26 +136,39 @@ def pick_device(name):
 def open_model(path, device):
     """Load the checkpoint a script should use, say in one line which it is: ``(model, state, path)``."""
     path = path or (TRAINED if TRAINED.exists() else SHIPPED)
-    model, state = load_checkpoint(path, device)
-    line = f"using {os.path.relpath(path)}"
-    if state.get("history"):
-        last, args = state["history"][-1], state["args"]
-        digits = " (5,000-digit sample)" if state.get("source") == "sample" else ""
-        line += (
-            f": {last['epoch']} of {args['epochs']} epochs on {args['dataset']}{digits}, "
-            f"test -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"
-        )
-    print(line)
+    model, state = load_run(path, device)
+    args, history = state["args"], state["history"]
+    sample = " (5,000-digit sample)" if state["source"] == "sample" else ""
+    loss = f", test -ELBO {history[-1]['test_bce'] + history[-1]['test_kld']:.2f} nats" if history else ""
+    print(f"using {path}: {len(history)} of {args['epochs']} epochs on {args['dataset']}{sample}{loss}")
     return model, state, path
 
 
+def load_run(path, device):
+    """``load_checkpoint`` of a file that also tells how it was trained; raises CheckpointError if it does not."""
+    model, state = load_checkpoint(path, device)
+    try:
+        args, history = state["args"], state["history"]
+        good = args["dataset"] in TORCHVISION_NAMES and isinstance(state["source"], str)
+        good &= isinstance(args["epochs"], int) and isinstance(args["binarize"], bool)
+        good &= args["latent_dim"] == model.config["latent_dim"]
+        good &= all(isinstance(row[name], float) for row in history for name in ("test_bce", "test_kld"))
+    except (KeyError, TypeError, IndexError, AttributeError):
+        good = False
+    if not good:
+        raise CheckpointError(f"{path} does not say how it was trained: train one with python train.py")
+    return model, state
+
+
 def mixture_of(state, path):
-    """The latent mixture of a checkpoint; raises UserError where it has none."""
+    """The latent mixture of a checkpoint; raises UserError if it has none, CheckpointError if it is damaged."""
     if "mixture" not in state:
         raise UserError(
             f"{path} has no latent mixture: finish its training, or add one, with "
             f"python train.py --resume --checkpoint {path}"
         )
+    if not is_mixture(state["mixture"], state["args"]["latent_dim"]):
+        raise CheckpointError(f"the latent mixture in {path} is damaged: restore the file or train again")
     return state["mixture"]
 
 

@@ -44,6 +44,24 @@ def fit_mixture(z, labels, seed=0):
     }
 
 
+def is_mixture(value, latent_dim):
+    """Whether ``value`` can be sampled from: what fit_mixture returns, whole and finite."""
+    try:
+        share, weights = value["share"], value["weights"]
+        shapes = {"share": weights.shape[:1], "weights": weights.shape}
+        shapes["means"] = (*weights.shape, latent_dim)
+        shapes["cholesky"] = (*weights.shape, latent_dim, latent_dim)
+        return (
+            all(value[name].shape == torch.Size(shape) for name, shape in shapes.items())
+            and all(value[name].dtype == torch.float32 and value[name].isfinite().all() for name in shapes)
+            and bool(
+                (share >= 0).all() and share.sum() > 0 and (weights >= 0).all() and (weights.sum(1) > 0).all()
+            )
+        )
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
+        return False
+
+
 def sample_mixture(mixture, labels, temperature=1.0, generator=None):
     """One z for each of labels (n,): (n, latent_dim), on the CPU; temperature scales the spread."""
     component = torch.multinomial(mixture["weights"][labels], 1, generator=generator)[:, 0]

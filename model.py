@@ -204,7 +204,10 @@ def load_checkpoint(path, device="cpu"):
             for k in expected
         ):
             raise CheckpointError(f"{path} is damaged: its weights do not fit its own configuration")
-        weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+        weights = {
+            k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True)
+            for k, v in weights.items()
+        }
         model.load_state_dict(weights, assign=True)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -229,7 +232,8 @@ def _read_checkpoint(path):
             entries = archive.infolist()
             if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or archive.testzip():
                 raise foreign
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, not read: a tensor that claims more than the file has cannot reach past its end.
+        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, UnicodeError, NotImplementedError):
         raise foreign from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -238,7 +242,11 @@ def _read_checkpoint(path):
         raise CheckpointError(
             f"{path} has format version {content['version']} and this code reads {VERSION}: update the code"
         )
-    # A tensor may claim more elements than the file holds (a stride of zero repeats one).
-    if sum(t.nbytes for t in content["model"].values()) > size:
+    # A tensor may be of a kind, or claim more elements than the file holds (a stride of zero
+    # repeats one), that only a file made to do harm has.
+    tensors = content["model"].values()
+    if not all(type(t) is torch.Tensor and t.is_cpu and t.layout == torch.strided for t in tensors):
+        raise foreign
+    if sum(t.nbytes for t in tensors) > size:
         raise foreign
     return content

@@ -28,7 +28,7 @@ import cli
 import pictures
 from data import batches, load_dataset
 from mixture import fit_mixture
-from model import ConvVAE, load_checkpoint, save_checkpoint, vae_loss, vae_terms, write_file
+from model import CheckpointError, ConvVAE, save_checkpoint, vae_loss, vae_terms, write_file
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
 FINAL_LR = 0.01  # the cosine ends at this share of the peak
@@ -125,7 +125,10 @@ def run(args, rank, world, device):
         network = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0, fused=device.type != "mps")
     if "optimizer" in state:
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise CheckpointError(f"{args.checkpoint} is damaged: its optimiser state does not fit") from None
     history = state["history"]
     run_facts = {
         "args": {name: getattr(args, name) for name in SETTINGS},
@@ -187,11 +190,13 @@ def open_run(args, device):
     """The run in the checkpoint: ``(args, model, state)``, args being the run's own settings."""
     if not args.checkpoint.exists():
         raise cli.UserError(f"nothing to resume at {args.checkpoint}: leave out --resume to start a run")
-    model, state = load_checkpoint(args.checkpoint, device)
+    model, state = cli.load_run(args.checkpoint, device)
     if state.get("finished") and "mixture" in state:
         raise cli.UserError(
             f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
         )
+    if set(state["args"]) != set(SETTINGS):
+        raise CheckpointError(f"{args.checkpoint} is of another version of this script: train again")
     args = parse_args(defaults=state["args"])
     for name, before in state["args"].items():
         if (now := getattr(args, name)) != before and (name, now) != ("precision", "auto"):

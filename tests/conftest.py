@@ -164,7 +164,6 @@ def trained(run, data_dir, tmp_path_factory):
         checkpoint=folder / "checkpoints" / "vae.pt",
         out=folder / "outputs" / "training",
         stdout=result.out,
-        options=options,
     )
 
 

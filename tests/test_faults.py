@@ -1,0 +1,342 @@
+"""Whatever a user, a disk or a network does wrong: one clear line, a non-zero exit, and nothing lost."""
+
+import errno
+import math
+import os
+import re
+
+import pytest
+import torch
+from filelock import FileLock
+
+import cli
+from model import ConvVAE, load_checkpoint, save_checkpoint
+
+READERS = ("generate", "tsne", "interpolate", "evaluate")  # of a checkpoint
+DATA_READERS = READERS[1:]
+
+
+@pytest.fixture
+def refused(call, refusal, trained, data_dir):
+    """A function that runs a script on good files but for ``args``, and returns its one line of error."""
+
+    def refused(script, *args):
+        files = ("--checkpoint", trained.checkpoint) if script in READERS else ()
+        files += () if script == "generate" else ("--data-dir", data_dir)
+        before = trained.checkpoint.read_bytes()
+        line = refusal(call(script, *files, *args))
+        assert trained.checkpoint.read_bytes() == before
+        return line
+
+    return refused
+
+
+# The command line
+
+BAD_ARGUMENTS = [
+    ("train", "--epochs", ("0", "-1", "ten", "1.5", "")),
+    ("train", "--batch-size", ("0", "-64", "many")),
+    ("train", "--lr", ("0", "-1", "nan", "inf", "fast")),
+    ("train", "--latent-dim", ("0", "x")),
+    ("train", "--beta", ("-1", "nan")),
+    ("train", "--dropout", ("1", "-0.1")),
+    ("train", "--seed", ("-1", "4294967296", "x")),
+    ("train", "--precision", ("fp8",)),
+    ("train", "--dataset", ("cifar",)),
+    ("generate", "--n", ("0", "-1", "x")),
+    ("generate", "--nrow", ("0",)),
+    ("generate", "--temperature", ("0", "nan")),
+    ("interpolate", "--steps", ("0", "1", "x")),
+    ("interpolate", "--rows", ("0",)),
+    ("interpolate", "--method", ("cubic",)),
+    ("tsne", "--n", ("0", "x")),
+    ("tsne", "--perplexity", ("0", "-5", "nan", "100", "1e9")),  # there are 100 test images
+    ("evaluate", "--draws", ("0", "x")),
+]
+
+
+@pytest.mark.parametrize(
+    "script, flag, value",
+    [(script, flag, value) for script, flag, values in BAD_ARGUMENTS for value in values],
+)
+def test_bad_argument_is_named(refused, script, flag, value):
+    assert flag in refused(script, flag, value)
+
+
+@pytest.mark.parametrize("script", ["train", *READERS])
+@pytest.mark.parametrize("device", ["tpu", "cuda", "cuda:99", "cuda:x", "meta", ""])
+def test_device_that_is_not_here(refused, script, device):
+    assert f"device '{device}'" in refused(script, "--device", device)
+
+
+def test_auto_takes_the_best_device_there_is(monkeypatch):
+    for cuda, mps, best in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda cuda=cuda: int(cuda))
+        monkeypatch.setattr(torch.mps, "is_available", lambda mps=mps: mps)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert cli.pick_device("auto").type == best
+
+
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        (("--digits", 3, 10), "10"),
+        (("--digits", -1, 3), "-1"),
+        (("--digits", 3), "--digits"),
+        (("--index", 0, 100), "0 to 99"),
+        (("--index", -1, 5), "-1"),
+        (("--index", 1, 2, "--rows", 2), "--rows"),
+        (("--out", "walk.gif"), "--out"),
+    ],
+)
+def test_interpolation_that_cannot_be(refused, args, word):
+    assert word in refused("interpolate", *args)
+
+
+def test_digit_that_the_test_images_lack(refused, write_data, own_folder):
+    write_data(own_folder / "few", test_size=10)  # ten zeros
+    assert "no 8" in refused("interpolate", "--data-dir", "few", "--digits", 0, 8)
+
+
+def test_flags_that_exclude_each_other(refused):
+    assert "--overwrite" in refused("train", "--resume", "--overwrite")
+
+
+@pytest.mark.parametrize("size", [10**13, 10**30])
+@pytest.mark.parametrize("script, flag", [("generate", "--n"), ("train", "--latent-dim")])
+def test_absurdly_large_number(refused, script, flag, size):
+    """More than any memory, and more than any integer of a machine."""
+    refused(script, flag, size)
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, bytearray])
+def test_out_of_memory(capsys, allocate):
+    """More bytes than any machine can address: torch raises a RuntimeError on a CPU, Python a MemoryError."""
+    with pytest.raises(SystemExit) as stop, cli.user_errors():
+        allocate(2**60)
+    assert stop.value.code == 1
+    assert re.fullmatch("error: .*memory.*\n", capsys.readouterr().err)
+
+
+def test_tsne_of_a_single_image(refused):
+    refused("tsne", "--n", 1, "--perplexity", 0.5)
+
+
+@pytest.mark.parametrize(
+    "script, args, word",
+    [
+        ("train", ("--epochs", "0"), "--epochs"),
+        ("train", ("--dataset", "fashion-mnist"), "network"),
+        ("evaluate", ("--checkpoint", "nowhere.pt"), "nowhere.pt"),
+    ],
+)
+def test_the_same_in_a_process_of_its_own(run, refusal, own_folder, script, args, word):
+    assert word in refusal(run(script, *args, cwd=own_folder))
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def bad_checkpoint(trained, own_folder):
+    """A function that writes a checkpoint with the fault of that name."""
+    path = own_folder / "bad.pt"
+    good = trained.checkpoint.read_bytes()
+    contents = {"empty": b"", "truncated": good[: len(good) // 2], "foreign": b"a letter to a friend\n" * 99}
+
+    def bad_checkpoint(fault):
+        if fault in contents:
+            path.write_bytes(contents[fault])
+        return path
+
+    return bad_checkpoint
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "truncated", "foreign"])
+@pytest.mark.parametrize("script", READERS)
+def test_bad_checkpoint(refused, bad_checkpoint, script, fault):
+    assert "bad.pt" in refused(script, "--checkpoint", bad_checkpoint(fault))
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "truncated", "foreign"])
+def test_resuming_from_a_bad_checkpoint_leaves_it(refused, bad_checkpoint, fault):
+    path = bad_checkpoint(fault)
+    before = path.exists() and path.read_bytes()
+    assert "bad.pt" in refused("train", "--resume", "--checkpoint", path)
+    assert (path.exists() and path.read_bytes()) == before
+
+
+@pytest.mark.parametrize("command", ["generate --digit 3", *DATA_READERS])
+def test_weights_without_a_word_on_what_they_were_trained_on(refused, command):
+    save_checkpoint("bare.pt", ConvVAE(latent_dim=2, hidden_dim=8))
+    assert "bare.pt" in refused(*command.split(), "--checkpoint", "bare.pt")
+
+
+def test_folder_for_a_checkpoint(refused):
+    os.mkdir("folder")
+    assert "folder" in refused("generate", "--checkpoint", "folder")
+
+
+# Data
+
+
+@pytest.mark.parametrize("script", ["train", *DATA_READERS])
+def test_corrupt_data(refused, write_data, own_folder, script):
+    """Test images cut short: never trained on, never replaced by the sample."""
+    name = "t10k-images-idx3-ubyte"
+    path = write_data(own_folder / "data") / "MNIST" / "raw" / name
+    path.write_bytes(path.read_bytes()[:-100])
+    assert name in refused(script, "--data-dir", "data")
+
+
+@pytest.mark.parametrize("dataset", ["fashion-mnist", "kmnist"])
+def test_no_network(refused, dataset):
+    line = refused("train", "--dataset", dataset)
+    assert dataset in line and "network" in line and "--data-dir" in line
+
+
+# Output that cannot be written
+
+PLACES = [
+    *[(script, "--out") for script in ("train", "generate", "tsne", "interpolate")],
+    *[("train", "--checkpoint"), ("generate", "--save-images"), ("evaluate", "--json")],
+]
+
+
+@pytest.mark.parametrize("script, flag", PLACES)
+def test_file_where_a_folder_should_be(refused, own_folder, script, flag):
+    (own_folder / "notes").write_text("keep me")
+    assert "notes" in refused(script, flag, "notes/new.png")
+    assert (own_folder / "notes").read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    "script, flag", [("generate", "--out"), ("interpolate", "--out"), ("evaluate", "--json")]
+)
+@pytest.mark.parametrize("folder", [".", "here"])
+def test_folder_where_a_file_should_be(refused, own_folder, script, flag, folder):
+    (own_folder / "here").mkdir()
+    refused(script, flag, folder)
+    assert list(own_folder.rglob("*")) == [own_folder / "here"]
+
+
+# Training
+
+
+@pytest.fixture
+def unfinished(stopped, own_folder):
+    """Makes a copy of a run that was stopped after the first of five epochs, with changes to its state."""
+
+    def unfinished(**changes):
+        model, state = load_checkpoint(stopped.partial)
+        state["args"] |= changes
+        save_checkpoint("unfinished.pt", model, **state)
+        return own_folder / "unfinished.pt"
+
+    return unfinished
+
+
+def test_earlier_run_is_not_overwritten_by_accident(refused, trained):
+    line = refused("train", "--checkpoint", trained.checkpoint)
+    assert "--overwrite" in line and "--resume" in line
+
+
+def test_overwrite_starts_anew(call, unfinished, data_dir):
+    path = unfinished()
+    options = ("--overwrite", "--epochs", 1, "--latent-dim", 3, "--data-dir", data_dir)
+    assert call("train", "--checkpoint", path, *options).code == 0
+    model, state = load_checkpoint(path)
+    assert model.config["latent_dim"] == 3 and len(state["history"]) == 1
+
+
+def test_finished_run_has_nothing_to_resume(refused, trained):
+    assert "finished" in refused("train", "--resume", "--checkpoint", trained.checkpoint)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("--epochs 9", "--batch-size 9", "--lr 9", "--latent-dim 9", "--beta 9", "--dropout 0.9"),
+        *("--seed 9", "--binarize", "--dataset kmnist"),
+    ],
+)
+def test_resuming_with_another_setting(refused, unfinished, setting):
+    path = unfinished()
+    before = path.read_bytes()
+    assert setting.split()[0] in refused("train", "--resume", "--checkpoint", path, *setting.split())
+    assert path.read_bytes() == before
+
+
+def test_resuming_without_the_data_it_was_trained_on(refused, unfinished):
+    """The packaged sample steps in for MNIST, but not in the middle of a run."""
+    path = unfinished()
+    assert "--data-dir" in refused("train", "--resume", "--checkpoint", path, "--data-dir", "nowhere")
+    assert len(load_checkpoint(path)[1]["history"]) == 1
+
+
+def test_two_trainings_into_one_file(refused, unfinished):
+    path = unfinished()
+    with FileLock(f"{path}.lock"):
+        assert "another training" in refused("train", "--resume", "--checkpoint", path)
+
+
+@pytest.mark.parametrize("batch_size", [64, 300])
+def test_diverging_at_once_names_the_epoch(refused, batch_size):
+    """With a single step in the epoch only the loss on the test images, after it, is no number."""
+    options = ("--lr", 1e30, "--precision", "fp32", "--batch-size", batch_size, "--checkpoint", "new.pt")
+    assert re.search(r"\b(nan|inf)\b.* epoch 1\b", refused("train", *options))
+
+
+def test_diverging_later_keeps_the_last_good_epoch(refused, unfinished):
+    path = unfinished(lr=1e30)
+    before, _ = load_checkpoint(path)
+    assert re.search(r"\b(nan|inf)\b.* epoch 2\b", refused("train", "--resume", "--checkpoint", path))
+    after, state = load_checkpoint(path)
+    torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=0)
+    assert len(state["history"]) == 1 and math.isfinite(state["history"][0]["test_loss"])
+
+
+@pytest.fixture
+def break_save(monkeypatch):
+    """A function that has an exception raised where a checkpoint with a certain state is put in place."""
+    replace = os.replace
+
+    def break_save(exception, is_broken):
+        def breaking(source, target):
+            if str(target).endswith(".pt") and is_broken(load_checkpoint(source)[1]):
+                monkeypatch.setattr(os, "replace", replace)
+                raise exception
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", breaking)
+
+    return break_save
+
+
+def test_full_disk_keeps_the_last_good_epoch(refused, unfinished, own_folder, break_save):
+    path = unfinished()
+    break_save(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), lambda state: len(state["history"]) == 2)
+    assert "No space left" in refused("train", "--resume", "--checkpoint", path)
+    assert len(load_checkpoint(path)[1]["history"]) == 1
+    assert not list(own_folder.rglob("*.tmp"))
+
+
+def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinished, data_dir, break_save):
+    path = unfinished()
+    break_save(KeyboardInterrupt(), lambda state: len(state["history"]) == 2)
+    result = call("train", "--resume", "--checkpoint", path, "--data-dir", data_dir)
+    assert result.code == 130
+    (line,) = result.err
+    assert "--resume" in line and "epoch 2" not in line
+    assert len(load_checkpoint(path)[1]["history"]) == 1
+
+
+def test_stop_after_the_last_epoch_can_be_resumed(call, data_dir, break_save):
+    """While the finished run's smaller checkpoint, without the optimiser, is being made."""
+    options = ("--checkpoint", "new.pt", "--data-dir", data_dir)
+    break_save(cli.Terminated(), lambda state: "optimizer" not in state)
+    stop = call("train", "--epochs", 1, *options)
+    assert stop.code == 143 and len(stop.err) == 1 and "--resume" in stop.err[0]
+    assert call("train", "--resume", *options).code == 0
+    assert "optimizer" not in load_checkpoint("new.pt")[1]
