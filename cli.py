@@ -145,7 +145,7 @@ def open_model(path, device):
 
 
 def load_run(path, device):
-    """``load_checkpoint`` of a file that also tells how it was trained; raises CheckpointError if it does not."""
+    """``load_checkpoint`` of a file that also says how it was trained; raises CheckpointError."""
     model, state = load_checkpoint(path, device)
     try:
         args, history = state["args"], state["history"]
@@ -161,7 +161,7 @@ def load_run(path, device):
 
 
 def mixture_of(state, path):
-    """The latent mixture of a checkpoint; raises UserError if it has none, CheckpointError if it is damaged."""
+    """The latent mixture of a checkpoint; raises UserError without one, CheckpointError if damaged."""
     if "mixture" not in state:
         raise UserError(
             f"{path} has no latent mixture: finish its training, or add one, with "
