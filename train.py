@@ -17,6 +17,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
@@ -228,6 +229,11 @@ def learning_rate(step, total_steps, peak):
     return peak * (FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def mix_seed(*numbers):
+    """One seed from several numbers: 32 bits, since PyTorch's CPU generator ignores any above them."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
     """One pass over the images; returns the mean ``(bce, kld)``, nats per image.
 
@@ -235,9 +241,9 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
     is the same whether or not the ones before it ran in this process.
     """
     network.train()
-    seed = args.seed + (epoch << 32)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
-    torch.manual_seed(seed + (rank << 52))
+    generator = torch.Generator().manual_seed(mix_seed(args.seed, epoch))  # the same order in all processes
+    order = torch.randperm(len(images), generator=generator).to(images.device)
+    torch.manual_seed(mix_seed(args.seed, epoch, rank))
     steps = math.ceil(len(images) / args.batch_size)
     sums = torch.zeros(3, dtype=torch.float64, device=images.device)  # bce, kld, images
     shown = time.perf_counter()
@@ -284,7 +290,7 @@ def evaluate(model, images, args, bf16, rank, world):
     for i, x in enumerate(batches(images, EVAL_BATCH)):
         if i % world != rank:
             continue
-        generator = torch.Generator(images.device).manual_seed(args.seed + (i << 32))
+        generator = torch.Generator(images.device).manual_seed(mix_seed(args.seed, i))
         if args.binarize:
             x = torch.bernoulli(x, generator=generator)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
