@@ -277,7 +277,7 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
             if (now := time.perf_counter()) - shown > 1:
                 bce_sum, kld_sum, seen = sums.tolist()
                 bar.set_postfix_str(f"loss {(bce_sum + args.beta * kld_sum) / seen:.2f}", refresh=False)
-                bar.update((step + 1) * args.batch_size - bar.n)
+                bar.update(min((step + 1) * args.batch_size, len(images)) - bar.n)
                 shown = now
     return mean_over_processes(sums, world)
 

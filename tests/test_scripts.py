@@ -150,6 +150,19 @@ def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_
     assert row["test_loss"] == pytest.approx(row["test_bce"] + 3 * row["test_kld"])
 
 
+def test_learning_rate_falls_along_a_cosine(call, data_dir, watch_saves):
+    """Four steps in each of five epochs: two of the 20 to warm up, the others down to a hundredth."""
+    rates = []
+    watch_saves(
+        lambda state: rates.extend(g["lr"] for g in state.get("optimizer", {}).get("param_groups", ()))
+    )
+    options = ("--epochs", 5, "--batch-size", 75, "--lr", 0.001, "--data-dir", data_dir)
+    assert call("train", *options).code == 0
+    last_steps = (3, 7, 11, 15, 19)  # of the epochs, counted from 0
+    cosines = [0.5 * (1 + math.cos(math.pi * (step - 2) / 18)) for step in last_steps]
+    assert rates[-5:] == pytest.approx([0.001 * (0.01 + 0.99 * cosine) for cosine in cosines])
+
+
 def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_folder):
     options = ("--data-dir", data_dir, "--checkpoint", "b.pt")
     assert call("train", "--epochs", 1, "--binarize", *options).code == 0

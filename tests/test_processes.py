@@ -1,0 +1,96 @@
+"""Training on several processes: one writer, the same losses, a killed worker replaced."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+import train
+from model import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def torchrun(data_dir):
+    """A function that starts train.py on two processes."""
+
+    def start(cwd, *options, launcher=()):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            *launcher,
+        ]
+        command += [
+            ROOT / "train.py",
+            "--device",
+            "cpu",
+            "--data-dir",
+            data_dir,
+            "--batch-size",
+            32,
+            *options,
+        ]
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    return start
+
+
+def metrics(folder):
+    with open(folder / "outputs" / "training" / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_learn_what_one_does(torchrun, run, data_dir, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    process = torchrun(tmp_path / "two", "--epochs", 4)
+    out, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, out
+    assert len(re.findall(r"^epoch +\d+ +train", out, re.MULTILINE)) == 4  # rank 0 alone prints
+    assert (
+        run("train", "--epochs", 4, "--batch-size", 32, "--data-dir", data_dir, cwd=tmp_path / "one").code
+        == 0
+    )
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        # not equal: batch-norm sees half of a batch, and the noise is another
+        assert float(one["train_loss"]) == pytest.approx(float(two["train_loss"]), rel=0.1)
+    _, state = load_checkpoint(tmp_path / "two" / "checkpoints" / "vae.pt")
+    assert state["finished"]
+
+
+def test_a_killed_worker_is_restarted_and_goes_on(torchrun, tmp_path):
+    process = torchrun(tmp_path, "--epochs", 12, launcher=["--max-restarts=1"])
+    for line in process.stdout:
+        if re.match(r"epoch +2 ", line):
+            break
+    victim = max(
+        int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    )
+    os.kill(victim, signal.SIGKILL)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    assert [int(row["epoch"]) for row in metrics(tmp_path)] == list(range(1, 13))
+
+
+def test_every_epoch_and_rank_has_its_own_randomness():
+    seeds = [
+        train.mix_seed(*numbers) for numbers in [(0, 1), (0, 2), (1, 1), (0, 1, 1), (0, 2, 1), (2**32 - 1, 1)]
+    ]
+    draws = [tuple(torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()) for seed in seeds]
+    assert len(set(draws)) == len(seeds)
