@@ -131,6 +131,7 @@ def run(args, rank, world, device):
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise CheckpointError(f"{args.checkpoint} is damaged: its optimiser state does not fit") from None
     history = state["history"]
+    saved = len(history)  # epochs that are safe, whatever happens next
     run_facts = {
         "args": {name: getattr(args, name) for name in SETTINGS},
         "source": source,
@@ -166,12 +167,13 @@ def run(args, rank, world, device):
             if rank == 0:
                 save_epoch()
                 print(report(row), flush=True)
+            saved = epoch
+        if rank == 0:
+            finish(args, model, train_images, train_labels, run_facts)
     except (KeyboardInterrupt, cli.Terminated) as stop:
         raise type(stop)(
-            f"stopped; {args.checkpoint} holds epoch {len(history)} of {args.epochs}: add --resume to go on"
+            f"stopped; {args.checkpoint} holds epoch {saved} of {args.epochs}: add --resume to go on"
         ) from None
-    if rank == 0:
-        finish(args, model, train_images, train_labels, run_facts)
     if world > 1:
         dist.destroy_process_group()
 
