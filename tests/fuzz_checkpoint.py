@@ -59,7 +59,7 @@ def fuzz(mutations, seed):
 
 
 def load_all(seed, count, results):
-    """In a process of its own: load ``count`` mutations, and put ``(outcome, detail)`` of each into results."""
+    """In a process of its own: load ``count`` mutations, and put (outcome, detail) of each into results."""
     import sys
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
