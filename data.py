@@ -6,6 +6,8 @@ no DataLoader, no worker process and no per-image transform to wait for.
 """
 
 import contextlib
+import math
+import os
 import socket
 import struct
 import sys
@@ -101,19 +103,20 @@ def _download(name, data_dir):
 
 def _read_idx(path, item_shape):
     """The uint8 tensor in an IDX file, whose header and size must agree to the byte."""
-    content = path.read_bytes()
     ndim = 1 + len(item_shape)
-    header = 4 * (1 + ndim)  # a magic number, then the dimensions, each a big-endian uint32
+    header_size = 4 * (1 + ndim)  # a magic number, then the dimensions, each a big-endian uint32
     advice = f"delete {path.parent} and run again to download it"
-    if len(content) < header:
-        raise DataError(f"{path} is truncated: {advice}")
-    magic, count, *shape = struct.unpack(f">{1 + ndim}I", content[:header])
-    if magic != 0x0800 + ndim or tuple(shape) != item_shape:
-        raise DataError(f"{path} is not the IDX file it should be: {advice}")
-    expected = header + count * 28 ** len(item_shape)
-    if count == 0 or len(content) != expected:
-        raise DataError(f"{path} has {len(content):,} bytes where {expected:,} belong: {advice}")
-    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(count, *shape)
+    with open(path, "rb") as file:
+        header, size = file.read(header_size), os.fstat(file.fileno()).st_size
+        if len(header) < header_size:
+            raise DataError(f"{path} is truncated: {advice}")
+        magic, count, *shape = struct.unpack(f">{1 + ndim}I", header)
+        if magic != 0x0800 + ndim or tuple(shape) != item_shape:
+            raise DataError(f"{path} is not the IDX file it should be: {advice}")
+        expected = header_size + count * math.prod(item_shape)
+        if count == 0 or size != expected:  # before a byte more is read: an absurd count costs nothing
+            raise DataError(f"{path} has {size:,} bytes where {expected:,} belong: {advice}")
+        return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).view(count, *shape)
 
 
 def _packaged_sample(train, data_dir, problem):

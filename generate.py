@@ -1,13 +1,15 @@
 """Sample digits to a grid of images. Needs neither data nor network.
 
-python generate.py                                 # 64 digits from N(0, I)
-python generate.py --sampler mixture               # from where the encoder puts digits: better ones
-python generate.py --digit 7                       # sevens
-python generate.py --digit 3 1 4 1 5               # these, in this order
-python generate.py --digit 0 1 2 3 4 5 6 7 8 9 --n 10   # a row of ten of each
-python generate.py --manifold                      # a plane through the latent space
-python generate.py --temperature 0.7               # z closer to the centre: tidier, less varied
-python generate.py --save-images outputs/digits    # every digit as a PNG of its own, too
+    python generate.py                                 # 64 digits from N(0, I)
+    python generate.py --sampler mixture               # from where the encoder puts digits: better ones
+    python generate.py --digit 7                       # sevens
+    python generate.py --digit 3 1 4 1 5               # these, in this order
+    python generate.py --digit 0 1 2 3 4 5 6 7 8 9 --n 10   # a row of ten of each
+    python generate.py --manifold                      # a plane through the latent space
+    python generate.py --temperature 0.7               # z closer to the centre: tidier, less varied
+    python generate.py --save-images outputs/digits    # every digit as a PNG of its own, too
+
+The same seed draws the same digits on every device.
 """
 
 from pathlib import Path

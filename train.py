@@ -248,12 +248,12 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
     torch.manual_seed(mix_seed(args.seed, epoch, rank))
     steps = math.ceil(len(images) / args.batch_size)
     sums = torch.zeros(3, dtype=torch.float64, device=images.device)  # bce, kld, images
-    shown = time.perf_counter()
+    start = shown = time.perf_counter()
+    # The rate is ours: tqdm's own follows the wall clock, which may jump.
     bar = tqdm(
         desc=f"epoch {epoch}/{args.epochs}",
         total=len(images),
-        unit="img",
-        unit_scale=True,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix}",
         leave=False,
         disable=rank > 0,
     )
@@ -278,8 +278,9 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
             # The sums stay on the device: asking for them makes it wait, so once a second will do.
             if (now := time.perf_counter()) - shown > 1:
                 bce_sum, kld_sum, seen = sums.tolist()
-                bar.set_postfix_str(f"loss {(bce_sum + args.beta * kld_sum) / seen:.2f}", refresh=False)
-                bar.update(min((step + 1) * args.batch_size, len(images)) - bar.n)
+                bar.n = min((step + 1) * args.batch_size, len(images))
+                loss_so_far, rate = (bce_sum + args.beta * kld_sum) / seen, bar.n / (now - start)
+                bar.set_postfix_str(f"loss {loss_so_far:.2f}, {rate:,.0f} img/s")
                 shown = now
     return mean_over_processes(sums, world)
 
