@@ -40,8 +40,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def positive_int(text):
     value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    if not 0 < value < 2**31:
+        raise argparse.ArgumentTypeError(f"{value} is not between 1 and {2**31 - 1}")
     return value
 
 
@@ -183,8 +183,11 @@ def user_errors():
     except OSError as error:  # a folder that cannot be written, a full disk, …
         where = f"{error.filename}: " if error.filename else ""
         _leave(f"error: {where}{error.strerror or error}", 1)
-    except torch.OutOfMemoryError:
-        _leave("error: the device is out of memory: use a smaller --batch-size, or --device cpu", 1)
+    except (MemoryError, RuntimeError) as error:
+        # CUDA says so in the type of the error, the CPU only in its words
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        _leave("error: out of memory: lower --batch-size, --n or --latent-dim, or try --device cpu", 1)
     except (KeyboardInterrupt, Terminated) as stop:
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         _leave(str(stop) or "stopped", 128 + signum)

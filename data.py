@@ -95,7 +95,7 @@ def _download(name, data_dir):
     except OSError as error:  # no network (urllib's errors are OSErrors), no room, no permission
         return getattr(error, "reason", None) or error
     except (RuntimeError, ValueError, EOFError) as error:  # every mirror failed, or a bad checksum
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return (str(error).splitlines() or [type(error).__name__])[-1]
     finally:
         socket.setdefaulttimeout(default_timeout)
     return None

@@ -196,7 +196,7 @@ def sample_table(s, names):
     lines = [
         f"{s['n']:,} samples of each kind, seed {s['seed']}; "
         f"the judge is right on {s['judge_accuracy']:.2%} of the test images",
-        "                   Fréchet distance   confidence   share of each class, %: " + " ".join(names),
+        "                   Frechet distance   confidence   share of each class, %: " + " ".join(names),
     ]
     kinds = {
         "train": "training images",
@@ -223,7 +223,9 @@ def knn_accuracy(train_mu, train_labels, mu, labels):
     """How well the 10 nearest training images in the latent space vote for a test image's class."""
     from sklearn.neighbors import KNeighborsClassifier  # here, not above: --help should not wait for it
 
-    knn = KNeighborsClassifier(NEIGHBORS, algorithm="brute").fit(train_mu.cpu().numpy(), train_labels.numpy())
+    knn = KNeighborsClassifier(min(NEIGHBORS, len(train_mu)), algorithm="brute").fit(
+        train_mu.cpu().numpy(), train_labels.numpy()
+    )
     return float(knn.score(mu.cpu().numpy(), labels.numpy()))
 
 

@@ -96,7 +96,7 @@ def main():
     if args.save_images:
         for i, digit in enumerate(pictures.to_pixels(images)):
             pictures.save_png(args.save_images / f"{i:05d}.png", Image.fromarray(digit))
-        print(f"wrote {args.save_images}/00000.png … {len(images) - 1:05d}.png")
+        print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
     print("next: python interpolate.py")
 
 

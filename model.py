@@ -11,6 +11,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
 """
 
 import contextlib
+import errno
 import io
 import os
 import pickle
@@ -173,6 +174,8 @@ def write_file(path, content):
     Folders are made as needed. Raises OSError if that fails; what was there before still is.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -197,29 +200,23 @@ def load_checkpoint(path, device="cpu"):
         weights = content.pop("model")
         with torch.device("meta"):  # shapes without memory: a wrong config cannot cost any
             model = ConvVAE(**content.pop("config"))
-        expected = model.state_dict()
-        if weights.keys() != expected.keys() or any(
-            weights[k].shape != expected[k].shape
-            or weights[k].is_floating_point() != expected[k].is_floating_point()
-            for k in expected
+        dtypes = {name: value.dtype for name, value in model.state_dict().items()}
+        if any(
+            weights[name].is_floating_point() != dtype.is_floating_point for name, dtype in dtypes.items()
         ):
-            raise CheckpointError(f"{path} is damaged: its weights do not fit its own configuration")
-        weights = {
-            k: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True)
-            for k, v in weights.items()
-        }
-        model.load_state_dict(weights, assign=True)
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        return model.to(device).eval(), content
-    except CheckpointError:
+            raise TypeError("integers for floats")
+        weights = {name: value.to(dtypes[name], copy=True) for name, value in weights.items()}
+        model.load_state_dict(weights, assign=True)  # refuses other names and shapes
+        model.requires_grad_()
+    except (CheckpointError, IsADirectoryError, PermissionError):
         raise
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}: train one with python train.py") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a damaged or hostile file can raise anything
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}): restore it or train again"
         ) from None
+    return model.to(device).eval(), content
 
 
 def _read_checkpoint(path):

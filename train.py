@@ -158,11 +158,12 @@ def run(args, rank, world, device):
             for half, (bce, kld) in (("train", train_loss), ("test", test_loss)):
                 row |= {f"{half}_loss": bce + args.beta * kld, f"{half}_bce": bce, f"{half}_kld": kld}
             row |= {"images_per_s": len(train_images) / seconds, "seconds": seconds}
-            if not all(map(math.isfinite, row.values())):
-                raise cli.UserError(
-                    f"the loss became {row['train_loss']} in epoch {epoch}: try a lower --lr than {args.lr}; "
-                    f"{args.checkpoint} still holds epoch {epoch - 1}"
-                )
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise cli.UserError(
+                        f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}; "
+                        f"{args.checkpoint} still holds epoch {epoch - 1}"
+                    )
             history.append(row)
             if rank == 0:
                 save_epoch()
@@ -372,7 +373,7 @@ def finish(args, model, images, labels, run_facts):
     use = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
     print(
         f"wrote {args.checkpoint}\n"
-        f"wrote {args.out}/: img_from_epoch0.png … img_from_epoch{args.epochs}.png, recon_from_epoch….png, "
+        f"wrote {args.out}/: img_from_epoch0.png ... img_from_epoch{args.epochs}.png, recon_from_epoch*.png, "
         "metrics.csv, loss_curves.png, film.gif\n"
         f"next: python generate.py{use}   python evaluate.py{use}"
     )

@@ -48,6 +48,8 @@ def main():
     n = min(args.n, len(images))
     if n < args.n:
         print(f"the {source} data set has {n:,} test images: taking all of them")
+    if n < 2:
+        raise cli.UserError("a map needs at least 2 points: raise --n")
     if not args.perplexity < n:
         raise cli.UserError(
             f"--perplexity {args.perplexity:g} needs more than {n} images: lower it, or raise --n"
@@ -72,7 +74,8 @@ def embed(mu, perplexity, seed):
     """t-SNE of mu (N, latent_dim): (N, 2)."""
     from sklearn.manifold import TSNE  # here, not above: --help should not wait for it
 
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=-1, verbose=1)
+    init = "pca" if min(mu.shape) > 1 else "random"
+    tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1, verbose=1)
     return tsne.fit_transform(mu)
 
 

@@ -172,6 +172,15 @@ def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_fold
     assert numbers["bce_floor"] == 0  # of pixels that are black or white
 
 
+def test_binarizing_changes_what_is_trained_on(call, data_dir, read_metrics, own_folder):
+    losses = set()
+    for name, flags in (("gray", ()), ("binarized", ("--binarize",))):
+        files = ("--checkpoint", f"{name}.pt", "--out", name, "--data-dir", data_dir)
+        assert call("train", "--epochs", 1, *flags, *files).code == 0
+        losses.add(read_metrics(own_folder / name)[0]["train_bce"])
+    assert len(losses) == 2
+
+
 def test_packaged_sample_trains_and_says_so(run, own_folder):
     """With neither files nor a network, from the first command to the numbers."""
     result = run("train", "--epochs", 1, "--batch-size", 250, cwd=own_folder)

@@ -1,0 +1,61 @@
+"""The README keeps its word: its commands parse, its pictures are there, its numbers are the checkpoint's."""
+
+import hashlib
+import importlib
+import re
+import shlex
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import cli
+from model import load_checkpoint
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"^(?:python|torchrun \S+) (\w+\.py.*)$", README, re.MULTILINE)))
+CHECKPOINTS = sorted((ROOT / "checkpoints").glob("pretrained*.pt"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_parses(command, monkeypatch):
+    script, *flags = shlex.split(command.split(" #")[0])
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    module = importlib.import_module(script.removesuffix(".py"))
+    assert module.parse_args()
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("picture", sorted(set(re.findall(r"\((readme_images/[^)]+)\)", README))))
+def test_picture_is_there_and_small(picture):
+    assert 0 < (ROOT / picture).stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.name)
+def test_shipped_checkpoint(path):
+    content = path.read_bytes()
+    assert hashlib.sha256(content).hexdigest() in README
+    assert len(content) < 10_000_000
+    model, state = cli.load_run(path, torch.device("cpu"))
+    assert state["args"]["epochs"] == len(state["history"]) == 100
+    assert state["source"] == "full"
+    assert model.config == load_checkpoint(path)[0].config
+    cli.mixture_of(state, path)
+
+
+def test_shipped_numbers_are_the_readmes():
+    _, state = cli.load_run(cli.SHIPPED, torch.device("cpu"))
+    last = state["history"][-1]
+    ours = re.search(r"this repository, 100 epochs\*\* \| \*\*([\d.]+)", README)
+    assert float(ours[1]) == pytest.approx(last["test_bce"] + last["test_kld"], abs=0.1)
+
+
+def test_without_data_or_network_the_shipped_model_draws_the_digit_asked_for(call, own_folder):
+    result = call("generate", "--digit", 7, "--n", 9, "--out", own_folder / "sevens.png")
+    assert result.code == 0
+    assert "pretrained.pt: 100 of 100 epochs" in result.out
+    assert (own_folder / "sevens.png").stat().st_size > 1000
