@@ -87,7 +87,7 @@ def main():
     pictures.save_png(args.out, pictures.grid(rows.flatten(0, 1), nrow=rows.shape[1], scale=3))
 
     film = model.decode_all(walk(za, zb, GIF_FRAMES, args.method).transpose(0, 1).flatten(0, 1))
-    frames = [pictures.grid(frame, nrow=5, scale=6) for frame in film.split(args.rows)]
+    frames = [pictures.grid(frame, nrow=5, scale=5).quantize(16) for frame in film.split(args.rows)]
     there_and_back = frames + frames[-2:0:-1]
     times = [HOLD if i in (0, GIF_FRAMES - 1) else STEP for i in range(len(there_and_back))]
     gif = args.out.with_suffix(".gif")

@@ -58,6 +58,7 @@ def load_judge(path, images, labels):
     return judge.eval()
 
 
+@torch.enable_grad()  # evaluate.py, which asks for a judge, has no use for gradients otherwise
 def train_judge(judge, images, labels):
     torch.manual_seed(SEED)
     judge.train()

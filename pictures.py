@@ -51,7 +51,7 @@ def save_gif(path, frames, milliseconds):
     write_file(path, buffer.getvalue())
 
 
-def save_film(path, grids, most=60):
+def save_film(path, grids, most=50):
     """Write a GIF of the grids in PNG files: at most ``most`` of them, the last one held for a while.
 
     The early ones follow each other closely, because that is when most changes.

@@ -16,7 +16,7 @@ import cli
 import pictures
 from data import CLASS_NAMES, batches, load_dataset
 
-MAP_SIZE = 2400  # pixels, the side of the map of thumbnails
+MAP_SIZE = 1600  # pixels, the side of the map of thumbnails
 NEIGHBORS = 10
 
 
@@ -97,7 +97,7 @@ def scatter(points, labels, names):
             continue
         axes.scatter(
             *own.T,
-            s=max(2, 20 - len(points) / 500),
+            s=max(4, 24 - len(points) / 500),
             lw=0,
             alpha=0.65,
             color=pictures.PALETTE[digit],
@@ -130,7 +130,7 @@ def scatter(points, labels, names):
 
 def thumbnail_map(points, labels, images):
     """A PIL image of the map drawn with the digits themselves: one per free place, in its class's colour."""
-    cell = 24
+    cell = 20
     places = MAP_SIZE // cell
     low, high = points.min(0), points.max(0)
     where = (points - (low + high) / 2) / (high - low).max() + 0.5  # [0, 1], one scale for both axes
@@ -149,7 +149,7 @@ def thumbnail_map(points, labels, images):
         )
         paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
         canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
-    return Image.fromarray(canvas)
+    return Image.fromarray(canvas).quantize(128)
 
 
 if __name__ == "__main__":
