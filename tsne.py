@@ -149,7 +149,7 @@ def thumbnail_map(points, labels, images):
         )
         paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
         canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
-    return Image.fromarray(canvas).quantize(128)
+    return Image.fromarray(canvas).quantize(64)
 
 
 if __name__ == "__main__":
