@@ -25,7 +25,6 @@ def torchrun(data_dir):
             "torch.distributed.run",
             "--standalone",
             "--nproc-per-node=2",
-            *launcher,
         ]
         command += [
             ROOT / "train.py",
