@@ -8,6 +8,7 @@ the clock's columns, its metrics.csv are those of the uninterrupted run, bit for
 
 import argparse
 import csv
+import itertools
 import random
 import subprocess
 import sys
@@ -45,26 +46,30 @@ def survive(kills, data_dir, epochs, rng):
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         start = time.perf_counter()
-        assert train(whole, data_dir, epochs).wait() == 0
+        process = train(whole, data_dir, epochs)
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
         longest = time.perf_counter() - start
-        while tried < kills:
-            pieces = Path(folder) / f"pieces{tried}"
-            hits = 0
-            while True:
+        for number in itertools.count():
+            if tried == kills:
+                break
+            pieces, hits, error = Path(folder) / f"pieces{number}", 0, None
+            while error is None:
                 process = train(pieces, data_dir, epochs)
                 # past the last kill that is due, let it run to its end
                 due = min(KILLS_PER_RUN, kills - tried) - hits
                 try:
-                    process.wait(timeout=rng.uniform(0, longest) if due else None)
-                    break
+                    _, error = process.communicate(timeout=rng.uniform(0, longest) if due else None)
                 except subprocess.TimeoutExpired:
                     process.kill()
-                    process.wait()
+                    process.communicate()
                     hits += 1
-            same = process.returncode == 0 and result(pieces) == result(whole)
+            # killed after its last write, a run has nothing left to resume
+            ended = process.returncode == 0 or (hits and b"holds a finished run" in error)
+            same = ended and result(pieces) == result(whole)
             tried += hits
             survived += hits if same else 0
-            print(f"{hits} kills: {'the same' if same else f'NOT the same, see {process.args}'}", flush=True)
+            print(f"{hits} kills: {'the same' if same else 'NOT the same: ' + error.decode()}", flush=True)
     return survived, tried
 
 
@@ -83,7 +88,7 @@ def train(folder, data_dir, epochs):
     ]
     command += ["--batch-size", 16] + ["--resume"] * (folder / "checkpoints" / "vae.pt").exists()
     return subprocess.Popen(
-        list(map(str, command)), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        list(map(str, command)), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
 
 
