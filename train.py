@@ -186,7 +186,13 @@ def join_processes(device):
     if device.type == "cuda":
         device = cli.pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # torchrun keeps one store through all restarts, with the addresses of the dead still in it
+    # (pytorch/pytorch#135712): give every attempt keys of its own.
+    store, rank, world = next(dist.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt{attempt}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     return dist.get_rank(), dist.get_world_size(), device
 
 

@@ -1,10 +1,12 @@
-"""Training on several processes: one writer, the same losses."""
+"""Training on several processes: one writer, the same losses, a killed worker replaced."""
 
 import csv
 import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,13 +20,14 @@ from model import load_checkpoint
 def torchrun(data_dir):
     """A function that starts train.py on two processes."""
 
-    def start(cwd, *options):
+    def start(cwd, *options, launcher=()):
         command = [
             sys.executable,
             "-m",
             "torch.distributed.run",
             "--standalone",
             "--nproc-per-node=2",
+            *launcher,
         ]
         command += [
             ROOT / "train.py",
@@ -69,6 +72,21 @@ def test_two_processes_learn_what_one_does(torchrun, run, data_dir, tmp_path):
         assert float(one["train_loss"]) == pytest.approx(float(two["train_loss"]), rel=0.1)
     _, state = load_checkpoint(tmp_path / "two" / "checkpoints" / "vae.pt")
     assert state["finished"]
+
+
+def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, tmp_path):
+    process = torchrun(tmp_path, "--epochs", 8, launcher=["--max-restarts=1"])
+    for line in process.stdout:
+        if re.match(r"epoch +2 ", line):
+            break
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(max(map(int, workers)), signal.SIGKILL)
+    try:
+        out, _ = process.communicate(timeout=150)
+    finally:
+        process.kill()
+    assert process.returncode == 0, out
+    assert [int(row["epoch"]) for row in metrics(tmp_path)] == list(range(1, 9))
 
 
 def test_every_epoch_and_rank_has_its_own_randomness():
