@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -183,7 +184,9 @@ def user_errors():
         _leave(f"error: {error}", 1)
     except OSError as error:  # a folder that cannot be written, a full disk, …
         where = f"{error.filename}: " if error.filename else ""
-        _leave(f"error: {where}{error.strerror or error}", 1)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; what was there before is untouched: free some space and run again" if full else ""
+        _leave(f"error: {where}{error.strerror or error}{advice}", 1)
     except (MemoryError, RuntimeError) as error:
         # CUDA says so in the type of the error, the CPU only in its words
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
