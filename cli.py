@@ -110,10 +110,6 @@ def add_data_dir(parser):
     )
 
 
-def add_dataset(parser, default, help):
-    parser.add_argument("--dataset", choices=list(TORCHVISION_NAMES), default=default, help=help)
-
-
 def pick_device(name):
     """The torch.device called ``name``; ``"auto"`` is CUDA, then MPS, then CPU. Raises UserError."""
     if name == "auto":

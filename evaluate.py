@@ -68,9 +68,7 @@ def main():
 
     bce, kld = elbo_terms(model, x, args.draws, generator)
     mu = torch.cat([model.encode(part)[0] for part in x.split(BATCH)])
-    recon_bce = F.binary_cross_entropy(
-        torch.cat([model.decode(m) for m in mu.split(BATCH)]), x, reduction="sum"
-    )
+    recon_bce = F.binary_cross_entropy(model.decode_all(mu), x.cpu(), reduction="sum")
     train_mu = torch.cat([model.encode(part)[0] for part in batches(train_images, BATCH)])
     numbers = {
         "checkpoint": str(path),
@@ -165,7 +163,7 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
     """Quality of samples, as many as there are test images, by the judge."""
     n, cpu = len(x), torch.Generator().manual_seed(seed)
     mixture = cli.mixture_of(state, path)
-    real, _ = assess(judge, x)
+    real, seen = assess(judge, x)
     subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
     recon = model.decode_all(model.reparameterize(*model.encode(x), generator))
     classes = torch.arange(10).repeat_interleave(max(1, n // 10))
@@ -178,7 +176,7 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
     result = {
         "n": n,
         "seed": seed,
-        "judge_accuracy": (assess(judge, x)[1].argmax(1) == labels).float().mean().item(),
+        "judge_accuracy": (seen.argmax(1) == labels).float().mean().item(),
     }
     for name, images in sources.items():
         features, probabilities = assess(judge, images)

@@ -66,10 +66,9 @@ def main():
     generator = torch.Generator().manual_seed(args.seed)
     nrow = args.nrow
     if args.manifold:
-        z, nrow = (
-            manifold(model, cli.mixture_of(state, path) if model.config["latent_dim"] != 2 else None),
-            MANIFOLD_SIDE,
-        )
+        # two latents are the plane themselves and need no mixture to find one
+        mixture = None if model.config["latent_dim"] == 2 else cli.mixture_of(state, path)
+        images, nrow = model.decode_all(manifold(mixture)), MANIFOLD_SIDE
         what = "the plane of the two leading latent directions"
     elif args.digit:
         names = CLASS_NAMES[state["args"]["dataset"]]
@@ -78,18 +77,17 @@ def main():
         if len(digits) > 1:  # one row for each digit, or one row of all
             nrow = each if each > 1 else len(digits)
         labels = torch.tensor(digits).repeat_interleave(each)
-        z = sample_mixture(cli.mixture_of(state, path), labels, args.temperature, generator)
+        mixture = cli.mixture_of(state, path)
+        images = model.decode_all(sample_mixture(mixture, labels, args.temperature, generator))
         what = f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
     elif args.sampler == "mixture":
         mixture = cli.mixture_of(state, path)
-        z = sample_mixture(
-            mixture, sample_labels(mixture, args.n or 64, generator), args.temperature, generator
-        )
-        what = f"{len(z)} samples from the latent mixture, seed {args.seed}"
+        labels = sample_labels(mixture, args.n or 64, generator)
+        images = model.decode_all(sample_mixture(mixture, labels, args.temperature, generator))
+        what = f"{len(images)} samples from the latent mixture, seed {args.seed}"
     else:
-        z = args.temperature * torch.randn(args.n or 64, model.config["latent_dim"], generator=generator)
-        what = f"{len(z)} samples from N(0, I), seed {args.seed}"
-    images = model.decode_all(z)
+        images = model.sample(args.n or 64, args.temperature, generator)
+        what = f"{len(images)} samples from N(0, I), seed {args.seed}"
 
     pictures.save_png(args.out, pictures.grid(images, nrow))
     print(f"wrote {args.out}: {what}")
@@ -109,7 +107,7 @@ def class_number(text, names):
     raise cli.UserError(f"--digit {text} is not one of {listed}")
 
 
-def manifold(model, mixture):
+def manifold(mixture):
     """z (MANIFOLD_SIDE^2, latent_dim) on a plane, spaced by equal probability.
 
     Two latents are the plane themselves. Of more, it is that of the two directions in
@@ -117,9 +115,8 @@ def manifold(model, mixture):
     """
     quantiles = torch.linspace(0.02, 0.98, MANIFOLD_SIDE)
     ticks = torch.distributions.Normal(0, 1).icdf(quantiles)
-    plane = (
-        torch.stack(torch.meshgrid(-ticks, ticks, indexing="ij"), -1).flip(-1).view(-1, 2)
-    )  # (x, y), y upwards
+    x, y = torch.meshgrid(ticks, -ticks, indexing="xy")  # row by row, y upwards
+    plane = torch.stack([x.flatten(), y.flatten()], dim=1)
     if mixture is None:
         return plane
     weights = (mixture["share"][:, None] * mixture["weights"]).flatten()[:, None]  # (C * K, 1)

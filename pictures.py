@@ -78,9 +78,8 @@ def new_figure(width, height):
 def save_figure(path, figure, dpi=200):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    save_png(
-        path, Image.open(buffer).convert("RGB").quantize(256)
-    )  # a third of the bytes, and looks the same
+    # 256 colours: a third of the bytes, and looks the same
+    save_png(path, Image.open(buffer).convert("RGB").quantize(256))
 
 
 def loss_curves(history):
@@ -89,8 +88,8 @@ def loss_curves(history):
     epochs = [row["epoch"] for row in history]
     for name, color in zip(("train", "test"), PALETTE, strict=False):
         loss = [row[f"{name}_loss"] for row in history]
-        axes.plot(epochs, loss, color=color, lw=2, marker="o" if len(history) < 3 else None)
-        axes.plot([], [], color=color, lw=2, label=f"{name} {loss[-1]:.2f}")
+        marker = "o" if len(history) < 3 else None  # a single epoch makes no line
+        axes.plot(epochs, loss, color=color, lw=2, marker=marker, label=f"{name} {loss[-1]:.2f}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if len(history) >= 10:  # the first epochs fall from several hundred nats and would flatten the rest
         low, high = min(row["train_loss"] for row in history), history[len(history) // 10]["test_loss"]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import cli
 import pictures
-from data import batches, load_dataset
+from data import TORCHVISION_NAMES, batches, load_dataset
 from mixture import fit_mixture
 from model import CheckpointError, ConvVAE, save_checkpoint, vae_loss, vae_terms, write_file
 
@@ -54,7 +54,9 @@ def parse_args(defaults=None):
         action="store_true",
         help="draw black or white pixels from the gray levels, anew every batch",
     )
-    cli.add_dataset(parser, "mnist", "what to train on")
+    parser.add_argument(
+        "--dataset", choices=list(TORCHVISION_NAMES), default="mnist", help="what to train on"
+    )
     cli.add_data_dir(parser)
     cli.add_device(parser)
     parser.add_argument(
@@ -193,7 +195,7 @@ def join_processes(device):
     store = dist.PrefixStore(f"attempt{attempt}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    return dist.get_rank(), dist.get_world_size(), device
+    return rank, world, device
 
 
 def open_run(args, device):
@@ -373,9 +375,10 @@ def finish(args, model, images, labels, run_facts):
             [model.reparameterize(*model.encode(x), generator) for x in batches(images, EVAL_BATCH)]
         )
     mixture = fit_mixture(z.cpu(), labels, args.seed)
-    save_checkpoint(args.checkpoint, model.half(), finished=True, mixture=mixture, **run_facts)
     grids = [args.out / f"img_from_epoch{epoch}.png" for epoch in range(args.epochs + 1)]
     pictures.save_film(args.out / "film.gif", [path for path in grids if path.exists()])
+    # Last of all: a run killed before this has not finished, and --resume does the above again.
+    save_checkpoint(args.checkpoint, model.half(), finished=True, mixture=mixture, **run_facts)
     use = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
     print(
         f"wrote {args.checkpoint}\n"

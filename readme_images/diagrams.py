@@ -1,7 +1,7 @@
 """Draw three diagrams for the README beside this file: autoencoder, vae and VAE_architecture.
 
-python readme_images/diagrams.py
-python readme_images/diagrams.py --checkpoint checkpoints/vae.pt
+    python readme_images/diagrams.py
+    python readme_images/diagrams.py --checkpoint checkpoints/vae.pt
 
 The digits and codes are the checkpoint's own. The layers are those that one blank image
 meets on its way through a default ConvVAE. Needs neither data nor network.

@@ -1,5 +1,6 @@
 """What the tests share: no network, a tiny data set, scripts run in two ways, a trained and a stopped run."""
 
+import csv
 import importlib
 import os
 import shutil
@@ -168,6 +169,18 @@ def watch_saves(monkeypatch):
 
 
 # Runs of train.py
+
+
+@pytest.fixture(scope="session")
+def read_metrics():
+    def read_metrics(out):
+        """The rows of metrics.csv as dicts of numbers, without the two columns of times."""
+        with open(out / "metrics.csv", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        assert all(row.pop("images_per_s") > 0 and row.pop("seconds") > 0 for row in rows)
+        return rows
+
+    return read_metrics
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 import torch
+from fuzz_checkpoint import Call
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -353,19 +354,9 @@ def test_weights_that_claim_more_than_the_file_holds_are_refused(model, save_con
         load_checkpoint(save_content(config=config, model=bloated))
 
 
-class Bait:
-    """Unpickling it calls ``function(*args)``."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
 def test_code_in_a_checkpoint_does_not_run(tmp_path, save_content):
     caught = tmp_path / "caught"
-    bait = Bait(os.mkdir, str(caught))
+    bait = Call(os.mkdir, str(caught))
     bare = tmp_path / "bare.pt"
     bare.write_bytes(pickle.dumps(bait))
     pickle.loads(bare.read_bytes())
@@ -381,7 +372,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, save_content):
 def test_bytes_that_claim_absurd_sizes_are_refused(save_content, size):
     """bytearray is on torch's list of what is safe to call."""
     with pytest.raises(CheckpointError):
-        load_checkpoint(save_content(extra=Bait(bytearray, size)))
+        load_checkpoint(save_content(extra=Call(bytearray, size)))
 
 
 @pytest.mark.filterwarnings("ignore")

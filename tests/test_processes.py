@@ -1,6 +1,5 @@
 """Training on several processes: one writer, the same losses, a killed worker replaced."""
 
-import csv
 import os
 import re
 import signal
@@ -51,12 +50,7 @@ def torchrun(data_dir):
     return start
 
 
-def metrics(folder):
-    with open(folder / "outputs" / "training" / "metrics.csv") as file:
-        return list(csv.DictReader(file))
-
-
-def test_two_processes_learn_what_one_does(torchrun, run, data_dir, tmp_path):
+def test_two_processes_learn_what_one_does(torchrun, run, read_metrics, data_dir, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     process = torchrun(tmp_path / "two", "--epochs", 4)
@@ -67,14 +61,15 @@ def test_two_processes_learn_what_one_does(torchrun, run, data_dir, tmp_path):
         run("train", "--epochs", 4, "--batch-size", 32, "--data-dir", data_dir, cwd=tmp_path / "one").code
         == 0
     )
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+    rows = [read_metrics(tmp_path / folder / "outputs" / "training") for folder in ("one", "two")]
+    for one, two in zip(*rows, strict=True):
         # not equal: batch-norm sees half of a batch, and the noise is another
-        assert float(one["train_loss"]) == pytest.approx(float(two["train_loss"]), rel=0.1)
+        assert one["train_loss"] == pytest.approx(two["train_loss"], rel=0.1)
     _, state = load_checkpoint(tmp_path / "two" / "checkpoints" / "vae.pt")
     assert state["finished"]
 
 
-def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, tmp_path):
+def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, read_metrics, tmp_path):
     process = torchrun(tmp_path, "--epochs", 8, launcher=["--max-restarts=1"])
     for line in process.stdout:
         if re.match(r"epoch +2 ", line):
@@ -86,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 0, out
-    assert [int(row["epoch"]) for row in metrics(tmp_path)] == list(range(1, 9))
+    assert [row["epoch"] for row in read_metrics(tmp_path / "outputs" / "training")] == list(range(1, 9))
 
 
 def test_every_epoch_and_rank_has_its_own_randomness():

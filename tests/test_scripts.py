@@ -1,6 +1,5 @@
 """The scripts as a user runs them: what they write, whether it is right, and whether it can be repeated."""
 
-import csv
 import json
 import math
 
@@ -37,18 +36,6 @@ def model(trained):
 def test_images(digits):
     """float32 (100, 1, 28, 28) in [0, 1]"""
     return torch.from_numpy(digits.test[0])[:, None] / 255
-
-
-@pytest.fixture(scope="module")
-def read_metrics():
-    def read_metrics(out):
-        """The rows of metrics.csv as dicts of numbers, without the two columns of times."""
-        with open(out / "metrics.csv", newline="") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        assert all(row.pop("images_per_s") > 0 and row.pop("seconds") > 0 for row in rows)
-        return rows
-
-    return read_metrics
 
 
 @pytest.fixture(scope="module")
