@@ -89,6 +89,15 @@ def add_device(parser):
     )
 
 
+def add_precision(parser):
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto: bf16 autocast where the hardware has bf16 instructions, else fp32",
+    )
+
+
 def add_seed(parser):
     parser.add_argument("--seed", type=natural, default=0, help="where all random numbers start")
 
@@ -184,6 +193,9 @@ def user_errors():
         advice = "; what was there before is untouched: free some space and run again" if full else ""
         _leave(f"error: {where}{error.strerror or error}{advice}", 1)
     except (MemoryError, RuntimeError) as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = (str(error).splitlines() or [""])[0]
+            _leave(f"error: torch.compile does not work here ({reason}): leave --compile out", 1)
         # CUDA says so in the type of the error, the CPU only in its words
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise

@@ -56,7 +56,9 @@ def parse_args():
     if args.manifold and (args.digit or args.sampler or args.n):
         parser.error("--manifold draws a plane, so --digit, --sampler and --n do not go with it")
     if args.digit and args.sampler == "prior":
-        parser.error("--digit needs the mixture: N(0, I) knows no classes")
+        parser.error(
+            "--digit needs the mixture, so --sampler prior does not go with it: N(0, I) knows no classes"
+        )
     return args
 
 

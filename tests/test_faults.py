@@ -51,7 +51,13 @@ BAD_ARGUMENTS = [
     ("interpolate", "--method", ("cubic",)),
     ("tsne", "--n", ("0", "x")),
     ("tsne", "--perplexity", ("0", "-5", "nan", "100", "1e9")),  # there are 100 test images
+    ("generate", "--digit", ("12", "-1", "seven", "7.0", "t-shirt", "")),
+    ("generate", "--sampler", ("posterior",)),
     ("evaluate", "--draws", ("0", "x")),
+    ("evaluate", "--iw-samples", ("0", "x")),
+    ("benchmark", "--rounds", ("0", "x")),
+    ("benchmark", "--steps", ("0",)),
+    ("benchmark", "--batch-size", ("0",)),
 ]
 
 
@@ -63,7 +69,7 @@ def test_bad_argument_is_named(refused, script, flag, value):
     assert flag in refused(script, flag, value)
 
 
-@pytest.mark.parametrize("script", ["train", *READERS])
+@pytest.mark.parametrize("script", ["train", "benchmark", *READERS])
 @pytest.mark.parametrize("device", ["tpu", "cuda", "cuda:99", "cuda:x", "meta", ""])
 def test_device_that_is_not_here(refused, script, device):
     assert f"device '{device}'" in refused(script, "--device", device)
@@ -99,8 +105,19 @@ def test_digit_that_the_test_images_lack(refused, write_data, own_folder):
     assert "no 8" in refused("interpolate", "--data-dir", "few", "--digits", 0, 8)
 
 
-def test_flags_that_exclude_each_other(refused):
-    assert "--overwrite" in refused("train", "--resume", "--overwrite")
+@pytest.mark.parametrize(
+    "script, args",
+    [
+        ("train", ("--resume", "--overwrite")),
+        ("generate", ("--manifold", "--digit", 7)),
+        ("generate", ("--manifold", "--sampler", "mixture")),
+        ("generate", ("--digit", 7, "--sampler", "prior")),
+        ("interpolate", ("--generated", "--index", 1, 2)),
+    ],
+)
+def test_flags_that_exclude_each_other(refused, script, args):
+    line = refused(script, *args)
+    assert all(flag in line for flag in args if str(flag).startswith("--"))
 
 
 @pytest.mark.parametrize("size", [10**13, 10**30])
@@ -178,6 +195,21 @@ def test_folder_for_a_checkpoint(refused):
     assert "folder" in refused("generate", "--checkpoint", "folder")
 
 
+@pytest.mark.parametrize(
+    "script, args",
+    [
+        ("generate", ("--digit", 7)),
+        ("generate", ("--sampler", "mixture")),
+        ("generate", ("--manifold",)),
+        ("interpolate", ("--generated",)),
+        ("evaluate", ("--samples",)),
+    ],
+)
+def test_checkpoint_without_a_latent_mixture(refused, stopped, script, args):
+    """As before the end of a training: the line says how to add one."""
+    assert "--resume" in refused(script, "--checkpoint", stopped.partial, *args)
+
+
 # Data
 
 
@@ -212,7 +244,8 @@ def test_file_where_a_folder_should_be(refused, own_folder, script, flag):
 
 
 @pytest.mark.parametrize(
-    "script, flag", [("generate", "--out"), ("interpolate", "--out"), ("evaluate", "--json")]
+    "script, flag",
+    [("generate", "--out"), ("interpolate", "--out"), ("evaluate", "--json"), ("benchmark", "--json")],
 )
 @pytest.mark.parametrize("folder", [".", "here"])
 def test_folder_where_a_file_should_be(refused, own_folder, script, flag, folder):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-import train
+import loop
 from model import load_checkpoint
 
 
@@ -86,7 +86,8 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, read_metrics,
 
 def test_every_epoch_and_rank_has_its_own_randomness():
     seeds = [
-        train.mix_seed(*numbers) for numbers in [(0, 1), (0, 2), (1, 1), (0, 1, 1), (0, 2, 1), (2**32 - 1, 1)]
+        loop.mix_seed(*numbers)
+        for numbers in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (0, 2, 1), (0, 1, 2), (2**32 - 1, 1, 0)]
     ]
     draws = [tuple(torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()) for seed in seeds]
     assert len(set(draws)) == len(seeds)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from mixture import sample_mixture
 from model import load_checkpoint
 
 
@@ -58,11 +59,11 @@ def same_pixels():
     return same_pixels
 
 
-@pytest.mark.parametrize("script", ["train", "generate", "tsne", "interpolate", "evaluate"])
+@pytest.mark.parametrize("script", ["train", "generate", "tsne", "interpolate", "evaluate", "benchmark"])
 def test_help_shows_commands_and_flags(call, script):
     result = call(script, "--help")
     assert (result.code, result.err) == (0, [])
-    for part in (f"python {script}.py", "--device", "--checkpoint", "--seed", "(default: "):
+    for part in (f"python {script}.py", "--device", "--seed", "(default: "):
         assert part in result.out
 
 
@@ -80,6 +81,8 @@ def test_training_writes_a_row_and_pictures_for_every_epoch(trained, read_metric
         assert Image.open(trained.out / f"img_from_epoch{epoch}.png").size == (480, 480)  # 8 x 8
         assert Image.open(trained.out / f"recon_from_epoch{epoch}.png").size == (480, 480)
     assert Image.open(trained.out / "loss_curves.png").size[0] > 600
+    with Image.open(trained.out / "film.gif") as film:
+        assert film.n_frames == 4 and film.size == (240, 240)
     lines = [line for line in trained.stdout.splitlines() if line.startswith("epoch")]
     assert len(lines) == 3 and f"{rows[2]['test_loss']:.2f}" in lines[2]
 
@@ -246,7 +249,62 @@ def test_temperature_scales_z(trained, call, own_folder, model, cells, same_pixe
     assert same_pixels(shown.reshape(64, 28, 28), model.decode(0.5 * z))
 
 
+def test_digits_asked_for_come_from_their_own_gaussians(trained, call, own_folder, model, cells, same_pixels):
+    """--digit 3 1 4, two of each: a row for each, drawn from the mixture of that class."""
+    options = ("--checkpoint", trained.checkpoint, "--digit", 3, 1, 4, "--n", 2, "--seed", 5)
+    assert call("generate", *options).code == 0
+    shown = cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2)
+    assert shown.shape[:2] == (3, 2)
+    mixture = load_checkpoint(trained.checkpoint)[1]["mixture"]
+    labels = torch.tensor([3, 3, 1, 1, 4, 4])
+    z = sample_mixture(mixture, labels, generator=torch.Generator().manual_seed(5))
+    assert same_pixels(shown.reshape(6, 28, 28), model.decode(z))
+
+
+def test_mixture_sampler_draws_other_digits_than_the_prior(trained, call, own_folder):
+    for sampler in ("prior", "mixture"):
+        options = ("--checkpoint", trained.checkpoint, "--sampler", sampler, "--out", f"{sampler}.png")
+        result = call("generate", *options)
+        assert result.code == 0 and ("N(0, I)" in result.out) == (sampler == "prior")
+    assert (own_folder / "prior.png").read_bytes() != (own_folder / "mixture.png").read_bytes()
+
+
+def test_manifold_of_two_latents_is_the_plane_itself(call, data_dir, own_folder, cells, same_pixels):
+    """20 x 20 images; the corners are the 2 % and 98 % quantiles, y pointing upwards."""
+    options = ("--epochs", 1, "--latent-dim", 2, "--data-dir", data_dir)
+    assert call("train", *options, "--checkpoint", "two.pt").code == 0
+    assert call("generate", "--manifold", "--checkpoint", "two.pt").code == 0
+    shown = cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2)
+    assert shown.shape[:2] == (20, 20)
+    q = Normal(0, 1).icdf(torch.tensor(0.98)).item()
+    corners = torch.tensor([[-q, q], [q, q], [-q, -q], [q, -q]])
+    model = load_checkpoint("two.pt")[0].requires_grad_(False)
+    assert same_pixels(shown[[0, 0, -1, -1], [0, -1, 0, -1]], model.decode(corners))
+
+
 # Interpolating
+
+
+def test_generated_ends_are_the_digits_asked_for_and_need_no_data(
+    trained, call, own_folder, model, cells, same_pixels
+):
+    options = (
+        "--checkpoint",
+        trained.checkpoint,
+        "--data-dir",
+        "nowhere",
+        "--generated",
+        "--out",
+        "walk.png",
+    )
+    result = call("interpolate", *options, "--digits", 3, 8, "--rows", 2, "--steps", 4)
+    assert (result.code, result.err) == (0, [])
+    shown = cells(Image.open(own_folder / "walk.png"), scale=3)
+    assert shown.shape[:2] == (2, 4)
+    mixture, generator = load_checkpoint(trained.checkpoint)[1]["mixture"], torch.Generator().manual_seed(0)
+    for column, digit in ((0, 3), (-1, 8)):
+        z = sample_mixture(mixture, torch.tensor([digit, digit]), generator=generator)
+        assert same_pixels(shown[:, column], model.decode(z))
 
 
 def test_interpolation_goes_from_one_image_to_the_other(

@@ -1,0 +1,60 @@
+"""The benchmark: its ratios are those of its times, its FLOPs those counted by hand, and both ways learn."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmark import ours_way, step_flops, usual_way
+from model import ConvVAE
+
+
+def test_ratios(call, data_dir, own_folder):
+    options = ("--rounds", 3, "--steps", 2, "--batch-size", 50, "--precision", "fp32", "--data-dir", data_dir)
+    result = call("benchmark", *options, "--json", "numbers.json", "--profile")
+    assert result.code == 0
+    numbers = json.loads((own_folder / "numbers.json").read_text())
+    assert (numbers["images_a_round"], numbers["rounds"], numbers["precision"]) == (100, 3, "fp32")
+    for name in ("speedup", "peak_share"):
+        low, high = numbers[f"{name}_range"]
+        assert 0 < low <= numbers[name] <= high
+    assert numbers["peak_share"] < 1
+    # the medians of the ratios and the ratio of the medians are not the same, but of one size
+    assert numbers["speedup"] == pytest.approx(
+        numbers["images_per_s"] / numbers["images_per_s_usual"], rel=0.7
+    )
+    assert f"{numbers['speedup']:.2f} times" in result.out
+    shares = [
+        float(word[:-1])
+        for word in result.out.split("where a step's time goes")[1].split()
+        if word[-1] == "%"
+    ]
+    assert shares == sorted(shares, reverse=True) and 50 < sum(shares) <= 101
+
+
+def test_flops_against_a_count_by_hand():
+    """Two for every multiply-add; backward costs twice as much, but nobody needs the images' gradient."""
+    z, (c1, c2, c3), hidden = 5, (2, 3, 4), 7
+    convolutions = 28**2 * 9 * c1 + 14**2 * 9 * c1 * c2 + 7**2 * 9 * c2 * c3  # outputs x kernel
+    connected = 49 * c3 * hidden + 2 * hidden * z + z * hidden + hidden * 49 * c3
+    transposed = 7**2 * 16 * c3 * c2 + 14**2 * 9 * c2 * c2 + 14**2 * 16 * c2  # inputs x kernel
+    forward = 2 * (convolutions + connected + transposed)
+    expected = 3 * forward - 2 * 28**2 * 9 * c1
+    model = ConvVAE(z, (c1, c2, c3), hidden)
+    assert step_flops(model, torch.zeros(6, 1, 28, 28, dtype=torch.uint8), bf16=False) == 6 * expected
+
+
+def test_both_ways_learn(digits):
+    images, labels = (torch.from_numpy(array) for array in digits.train)
+    images, args = images[:, None], SimpleNamespace(rounds=9, batch_size=50, seed=0)
+    torch.manual_seed(0)
+    model = ConvVAE()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ours, usual = ours_way(model, images, args, bf16=False), usual_way(model, images, labels, args)
+    ours_losses = [sum(ours(epoch)) for epoch in range(1, 5)]
+    usual_losses = [usual() for _ in range(4)]
+    for losses in (ours_losses, usual_losses):
+        assert losses[0] > losses[1] > losses[3] > 0
+    # each trains a copy of its own
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
