@@ -438,3 +438,16 @@ def test_training_and_evaluation_agree(trained, user, read_metrics):
     last = read_metrics(trained.out)[-1]
     assert last["test_loss"] == pytest.approx(numbers["negative_elbo"], rel=0.02)
     assert last["test_kld"] == pytest.approx(numbers["kld"], rel=0.02)
+
+
+def test_importance_weighted_numbers_in_both_precisions(trained, call, data_dir, own_folder):
+    numbers = {}
+    for precision in ("fp32", "bf16"):
+        options = ("--iw-samples", 30, "--iw-precision", precision, "--draws", 30, "--json", "iw.json")
+        result = call("evaluate", "--checkpoint", trained.checkpoint, "--data-dir", data_dir, *options)
+        assert result.code == 0
+        numbers[precision] = json.loads((own_folder / "iw.json").read_text())
+        assert f"{numbers[precision]['nll']:.2f}" in result.out
+    # tighter than the ELBO, and the precision does not matter
+    assert numbers["fp32"]["nll"] < numbers["fp32"]["negative_elbo"]
+    assert 0 < abs(numbers["bf16"]["nll"] - numbers["fp32"]["nll"]) < 0.3
