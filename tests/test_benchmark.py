@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import ours_way, step_flops, usual_way
+from benchmark import LR, our_way, step_flops, usual_way
 from model import ConvVAE
 
 
@@ -47,14 +47,26 @@ def test_flops_against_a_count_by_hand():
 
 def test_both_ways_learn(digits):
     images, labels = (torch.from_numpy(array) for array in digits.train)
-    images, args = images[:, None], SimpleNamespace(rounds=9, batch_size=50, seed=0)
+    images, args = images[:, None], SimpleNamespace(batch_size=50, seed=0)
     torch.manual_seed(0)
-    model = ConvVAE()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    ours, usual = ours_way(model, images, args, bf16=False), usual_way(model, images, labels, args)
+    ours = our_way(ConvVAE(), images, args, epochs=9, bf16=False)
     ours_losses = [sum(ours(epoch)) for epoch in range(1, 5)]
-    usual_losses = [usual() for _ in range(4)]
+    usual = usual_way(ConvVAE(), images, labels, batch_size=50, lr=LR)
+    usual_losses = [usual(epoch) for epoch in range(1, 5)]
     for losses in (ours_losses, usual_losses):
         assert losses[0] > losses[1] > losses[3] > 0
-    # each trains a copy of its own
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_time_to_a_loss_that_both_reach_and_to_one_that_neither_does(call, data_dir, own_folder):
+    options = ("--rounds", 1, "--steps", 1, "--batch-size", 50, "--precision", "fp32", "--data-dir", data_dir)
+    results = {}
+    for nats in (300, 10):
+        result = call("benchmark", *options, "--time-to", nats, "--epochs", 8, "--json", "n.json")
+        assert result.code == 0
+        results[nats] = json.loads((own_folder / "n.json").read_text())["time_to"]
+        assert ("not reached" in result.out) == (nats == 10)
+    near, far = results[300], results[10]
+    assert near["ratio"] == pytest.approx(near["example"]["seconds"] / near["ours"]["seconds"])
+    assert all(near[way]["test_loss"] < 300 and near[way]["epochs"] <= 20 for way in ("ours", "example"))
+    assert far["ours"] == {"seconds": None, "epochs": 8, "test_loss": far["ours"]["test_loss"]}
+    assert "ratio" not in far
