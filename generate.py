@@ -20,7 +20,7 @@ from PIL import Image
 import cli
 import pictures
 from data import CLASS_NAMES
-from mixture import sample_labels, sample_mixture
+from mixture import TEMPERATURE, sample_labels, sample_mixture
 
 MANIFOLD_SIDE = 20  # images along each side of the plane
 
@@ -45,7 +45,11 @@ def parse_args():
         "(default: 64; 1 of each with several of --digit)",
     )
     parser.add_argument("--nrow", type=cli.positive_int, default=8, help="how many in a row of the grid")
-    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="scales the spread of z")
+    parser.add_argument(
+        "--temperature",
+        type=cli.positive_float,
+        help=f"scales the spread of z (default: 1 for N(0, I), {TEMPERATURE} for the mixture)",
+    )
     parser.add_argument(
         "--save-images", type=Path, metavar="DIR", help="also write single 28 x 28 PNGs there"
     )
@@ -66,7 +70,7 @@ def main():
     args = parse_args()
     model, state, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     generator = torch.Generator().manual_seed(args.seed)
-    nrow = args.nrow
+    nrow, temperature = args.nrow, args.temperature or TEMPERATURE
     if args.manifold:
         # two latents are the plane themselves and need no mixture to find one
         mixture = None if model.config["latent_dim"] == 2 else cli.mixture_of(state, path)
@@ -80,15 +84,15 @@ def main():
             nrow = each if each > 1 else len(digits)
         labels = torch.tensor(digits).repeat_interleave(each)
         mixture = cli.mixture_of(state, path)
-        images = model.decode_all(sample_mixture(mixture, labels, args.temperature, generator))
+        images = model.decode_all(sample_mixture(mixture, labels, temperature, generator))
         what = f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
     elif args.sampler == "mixture":
         mixture = cli.mixture_of(state, path)
         labels = sample_labels(mixture, args.n or 64, generator)
-        images = model.decode_all(sample_mixture(mixture, labels, args.temperature, generator))
+        images = model.decode_all(sample_mixture(mixture, labels, temperature, generator))
         what = f"{len(images)} samples from the latent mixture, seed {args.seed}"
     else:
-        images = model.sample(args.n or 64, args.temperature, generator)
+        images = model.sample(args.n or 64, args.temperature or 1.0, generator)
         what = f"{len(images)} samples from N(0, I), seed {args.seed}"
 
     pictures.save_png(args.out, pictures.grid(images, nrow))

@@ -12,6 +12,7 @@ fit a density to the latents after training in the same way.
 import torch
 
 COMPONENTS = 10  # per class, each with a full covariance
+TEMPERATURE = 0.9  # a component is a Gaussian, and what it covers is not: its far ends are seldom digits
 
 
 def fit_mixture(z, labels, seed=0):
@@ -62,7 +63,7 @@ def is_mixture(value, latent_dim):
         return False
 
 
-def sample_mixture(mixture, labels, temperature=1.0, generator=None):
+def sample_mixture(mixture, labels, temperature=TEMPERATURE, generator=None):
     """One z for each of labels (n,): (n, latent_dim), on the CPU; temperature scales the spread."""
     component = torch.multinomial(mixture["weights"][labels], 1, generator=generator)[:, 0]
     means, cholesky = mixture["means"][labels, component], mixture["cholesky"][labels, component]

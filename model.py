@@ -33,17 +33,21 @@ class ConvVAE(nn.Module):
     The arguments are all it takes to rebuild a model; ``config`` is that dict.
 
     latent_dim: size of z; channels: feature maps after the three convolutions;
-    hidden_dim: width of the fully connected layers; dropout: share of the feature maps
-    and of the hidden units that training drops in the encoder.
+    hidden_dim: width of the wide fully connected layers; dropout: share of the feature maps
+    and of the hidden units that training drops in the encoder; decoder_dropout: share of the
+    decoder's hidden units.
     """
 
-    def __init__(self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.1):
+    def __init__(
+        self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0, decoder_dropout=0.1
+    ):
         super().__init__()
         self.config = {
             "latent_dim": latent_dim,
             "channels": list(channels),
             "hidden_dim": hidden_dim,
             "dropout": dropout,
+            "decoder_dropout": decoder_dropout,
         }
         c1, c2, c3 = channels
         # LeakyReLU is increasing, so it commutes with max-pooling: activating after the
@@ -66,12 +70,16 @@ class ConvVAE(nn.Module):
             nn.Linear(7 * 7 * c3, hidden_dim),
             nn.LeakyReLU(LEAK),
             nn.Dropout(dropout),
+            nn.Linear(hidden_dim, hidden_dim // 2),
+            nn.LeakyReLU(LEAK),
+            nn.Dropout(dropout),
         )
-        self.mu_head = nn.Linear(hidden_dim, latent_dim)
-        self.logvar_head = nn.Linear(hidden_dim, latent_dim)
+        self.mu_head = nn.Linear(hidden_dim // 2, latent_dim)
+        self.logvar_head = nn.Linear(hidden_dim // 2, latent_dim)
         self.decoder_fc = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.LeakyReLU(LEAK),
+            nn.Dropout(decoder_dropout),
             nn.Linear(hidden_dim, 7 * 7 * c3),
             nn.LeakyReLU(LEAK),
         )
@@ -90,7 +98,7 @@ class ConvVAE(nn.Module):
         """
         h = self.encoder(x)
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3): free in channels_last
-        h = self.encoder_fc(h)  # -> (B, hidden_dim)
+        h = self.encoder_fc(h)  # -> (B, hidden_dim // 2)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
 
     def reparameterize(self, mu, logvar, generator=None):

@@ -37,9 +37,10 @@ def test_flops_against_a_count_by_hand():
     """Two for every multiply-add; backward costs twice as much, but nobody needs the images' gradient."""
     z, (c1, c2, c3), hidden = 5, (2, 3, 4), 7
     convolutions = 28**2 * 9 * c1 + 14**2 * 9 * c1 * c2 + 7**2 * 9 * c2 * c3  # outputs x kernel
-    connected = 49 * c3 * hidden + 2 * hidden * z + z * hidden + hidden * 49 * c3
+    half = hidden // 2
+    encoder_fc, decoder_fc = 49 * c3 * hidden + hidden * half + 2 * half * z, z * hidden + hidden * 49 * c3
     transposed = 7**2 * 16 * c3 * c2 + 14**2 * 9 * c2 * c2 + 14**2 * 16 * c2  # inputs x kernel
-    forward = 2 * (convolutions + connected + transposed)
+    forward = 2 * (convolutions + encoder_fc + decoder_fc + transposed)
     expected = 3 * forward - 2 * 28**2 * 9 * c1
     model = ConvVAE(z, (c1, c2, c3), hidden)
     assert step_flops(model, torch.zeros(6, 1, 28, 28, dtype=torch.uint8), bf16=False) == 6 * expected

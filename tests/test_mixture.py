@@ -24,9 +24,7 @@ def mixture(clusters):
 def test_samples_have_the_moments_of_their_class(clusters, mixture):
     z, labels = clusters
     for label in (0, 1):
-        drawn = sample_mixture(
-            mixture, torch.full((20_000,), label), generator=torch.Generator().manual_seed(1)
-        )
+        drawn = sample_mixture(mixture, torch.full((20_000,), label), 1.0, torch.Generator().manual_seed(1))
         own = z[labels == label]
         assert torch.allclose(drawn.mean(0), own.mean(0), atol=0.05)
         assert torch.allclose(drawn.T.cov(), own.T.cov(), atol=0.08)

@@ -15,6 +15,7 @@ from fuzz_checkpoint import Call
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from loop import WEIGHT_DECAY, make_optimizer
 from model import LOGVAR_RANGE, CheckpointError, ConvVAE, load_checkpoint, save_checkpoint, vae_loss
 
 
@@ -169,16 +170,18 @@ def test_eval_mode_is_deterministic_and_knows_no_batch(model, x):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_train_mode_drops_out(x, dropout):
+@pytest.mark.parametrize("dropout, decoder_dropout", [(0.0, 0.3), (0.3, 0.0)])
+def test_train_mode_drops_out(x, dropout, decoder_dropout):
     """The same batch twice: batch normalisation sees no difference, so what differs is dropout."""
-    model = ConvVAE(hidden_dim=32, dropout=dropout).train()
-    assert torch.equal(model.encode(x)[0], model.encode(x)[0]) == (dropout == 0)
+    model = ConvVAE(hidden_dim=32, dropout=dropout, decoder_dropout=decoder_dropout).train()
+    mu, _ = model.encode(x)
+    assert torch.equal(model.encode(x)[0], mu) == (dropout == 0)
+    assert torch.equal(model.decode(mu), model.decode(mu)) == (decoder_dropout == 0)
 
 
 @torch.no_grad()
 def test_config_rebuilds_the_model(x):
-    model = ConvVAE(latent_dim=3, channels=(4, 5, 6), hidden_dim=7, dropout=0.2).eval()
+    model = ConvVAE(latent_dim=3, channels=(4, 5, 6), hidden_dim=7, dropout=0.2, decoder_dropout=0.3).eval()
     twin = ConvVAE(**model.config).eval()
     twin.load_state_dict(model.state_dict())
     assert twin.config == model.config
@@ -406,3 +409,15 @@ def test_failed_save_leaves_the_earlier_checkpoint(model, saved, monkeypatch, fu
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
     assert load_checkpoint(saved)[0].config == model.config
+
+
+def test_fully_connected_weights_decay_and_nothing_else():
+    """With no gradient to follow, a step of AdamW multiplies by 1 - lr * weight decay."""
+    model = ConvVAE(hidden_dim=32)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for value in model.parameters():
+        value.grad = torch.zeros_like(value)
+    make_optimizer(model, lr=0.1).step()
+    for name, value in model.named_parameters():
+        decay = 0.1 * WEIGHT_DECAY if before[name].ndim == 2 else 0.0
+        torch.testing.assert_close(value, (1 - decay) * before[name])
