@@ -40,7 +40,7 @@ from data import batches, load_dataset
 from loop import choose_bf16, evaluate, make_optimizer, train_epoch
 from model import ConvVAE, vae_loss, write_file
 
-LR, EXAMPLE_LR = 2e-3, 1e-3
+LR, EXAMPLE_LR = 3e-3, 1e-3
 EXAMPLE_EPOCHS = 20  # it needs about ten to 105.6 nats
 MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # side of the matrices that measure the peak
 PROFILE_STEPS, PROFILE_ROWS = 10, 12
