@@ -1,9 +1,12 @@
 """Whatever a user, a disk or a network does wrong: one clear line, a non-zero exit, and nothing lost."""
 
+import csv
 import errno
+import itertools
 import math
 import os
 import re
+import time
 
 import pytest
 import torch
@@ -341,6 +344,21 @@ def test_full_disk_keeps_the_last_good_epoch(refused, unfinished, own_folder, wa
     assert "No space left" in refused("train", "--resume", "--checkpoint", path)
     assert len(load_checkpoint(path)[1]["history"]) == 1
     assert not list(own_folder.rglob("*.tmp"))
+
+
+def test_clock_that_jumps_a_day_at_every_look(call, data_dir, own_folder, monkeypatch):
+    """What a machine that slept, or was told another time, does to time.time, which tqdm looks at."""
+    now, jumps = time.time, itertools.cycle((0, 86_400, -86_400))
+    for name in ("time.time", "tqdm.std.time"):
+        monkeypatch.setattr(name, lambda: now() + next(jumps))
+    start = time.perf_counter()
+    assert call("train", "--epochs", 2, "--data-dir", data_dir).code == 0
+    elapsed = time.perf_counter() - start
+    with open(own_folder / "outputs" / "training" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = [float(row["seconds"]) for row in rows]
+    assert min(seconds) > 0 and sum(seconds) < elapsed
+    assert [float(row["images_per_s"]) for row in rows] == pytest.approx([300 / s for s in seconds])
 
 
 def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinished, data_dir, watch_saves):
