@@ -179,11 +179,11 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
     mixture = cli.mixture_of(state, path)
     real, seen = assess(judge, x)
     subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
-    recon = model.decode_all(model.reparameterize(*model.encode(x), generator))
+    z = torch.cat([model.reparameterize(*model.encode(part), generator) for part in x.split(BATCH)])
     classes = torch.arange(10).repeat_interleave(max(1, n // 10))
     sources = {
         "train": next(batches(train_images, n, subset)),
-        "recon": recon,
+        "recon": model.decode_all(z),
         "prior": model.sample(n, generator=cpu),
         "mixture": model.decode_all(sample_mixture(mixture, sample_labels(mixture, n, cpu), generator=cpu)),
     }
