@@ -81,7 +81,7 @@ def main():
     usual = usual_way(copy.deepcopy(model), some, labels[:count], args.batch_size, LR)
     flops = step_flops(model, some[: args.batch_size].to(device), bf16) * count / args.batch_size
     rounds = []
-    for number in tqdm(range(args.rounds + 1), desc="rounds, the first to warm up", leave=False):
+    for number in range(args.rounds + 1):  # the first to warm up
         times = {"ours": seconds(ours, number + 1), "peak": matmul_rate(device, bf16)}
         times["usual"] = seconds(usual, number + 1)
         if number > 0:

@@ -35,13 +35,15 @@ class ConvVAE(nn.Module):
     latent_dim: size of z; channels: feature maps after the three convolutions;
     hidden_dim: width of the wide fully connected layers; dropout: share of the feature maps
     and of the hidden units that training drops in the encoder; decoder_dropout: share of the
-    decoder's hidden units.
+    decoder's hidden units. Raises ValueError for a share that is none.
     """
 
     def __init__(
         self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0, decoder_dropout=0.1
     ):
         super().__init__()
+        if not (0 <= dropout <= 1 and 0 <= decoder_dropout <= 1):  # torch lets NaN pass
+            raise ValueError(f"a share dropped of {dropout} or {decoder_dropout} is not between 0 and 1")
         self.config = {
             "latent_dim": latent_dim,
             "channels": list(channels),

@@ -421,3 +421,10 @@ def test_fully_connected_weights_decay_and_nothing_else():
     for name, value in model.named_parameters():
         decay = 0.1 * WEIGHT_DECAY if before[name].ndim == 2 else 0.0
         torch.testing.assert_close(value, (1 - decay) * before[name])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_share_that_is_none(share):
+    for name in ("dropout", "decoder_dropout"):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            ConvVAE(**{name: share})
