@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import LR, our_way, step_flops, usual_way
+from benchmark import LR, our_way, step_flops, usual_order, usual_way
 from model import ConvVAE
 
 
@@ -44,6 +44,14 @@ def test_flops_against_a_count_by_hand():
     expected = 3 * forward - 2 * 28**2 * 9 * c1
     model = ConvVAE(z, (c1, c2, c3), hidden)
     assert step_flops(model, torch.zeros(6, 1, 28, 28, dtype=torch.uint8), bf16=False) == 6 * expected
+
+
+def test_usual_order_is_the_same_function(digits):
+    torch.manual_seed(0)
+    model, x = ConvVAE(hidden_dim=32).eval(), torch.from_numpy(digits.test[0])[:, None] / 255
+    usual = usual_order(model)
+    assert [type(layer).__name__ for layer in usual.encoder][:3] == ["Conv2d", "LeakyReLU", "MaxPool2d"]
+    torch.testing.assert_close(usual.encode(x), model.encode(x), rtol=0, atol=0)
 
 
 def test_both_ways_learn(digits):
