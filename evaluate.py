@@ -22,7 +22,7 @@ from tqdm import tqdm
 import cli
 from data import CLASS_NAMES, batches, load_dataset
 from judge import assess, frechet_distance, load_judge
-from mixture import sample_labels, sample_mixture
+from mixture import TEMPERATURE, sample_labels, sample_mixture
 from model import vae_terms, write_file
 
 BATCH = 1000
@@ -190,6 +190,7 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
     result = {
         "n": n,
         "seed": seed,
+        "temperature": TEMPERATURE,
         "judge_accuracy": (seen.argmax(1) == labels).float().mean().item(),
     }
     for name, images in sources.items():
@@ -206,7 +207,7 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
 
 def sample_table(s, names):
     lines = [
-        f"{s['n']:,} samples of each kind, seed {s['seed']}; "
+        f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']}; "
         f"the judge is right on {s['judge_accuracy']:.2%} of the test images",
         "                   Frechet distance   confidence   share of each class, %: " + " ".join(names),
     ]
