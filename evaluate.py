@@ -207,8 +207,8 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
 
 def sample_table(s, names):
     lines = [
-        f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']}; "
-        f"the judge is right on {s['judge_accuracy']:.2%} of the test images",
+        f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']};"
+        f" the judge is right on {s['judge_accuracy']:.2%} of the test images",
         "                   Frechet distance   confidence   share of each class, %: " + " ".join(names),
     ]
     kinds = {

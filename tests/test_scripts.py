@@ -453,3 +453,22 @@ def test_importance_weighted_numbers_in_both_precisions(trained, call, data_dir,
     # tighter than the ELBO, and the precision does not matter
     assert numbers["fp32"]["nll"] < numbers["fp32"]["negative_elbo"]
     assert 0 < abs(numbers["bf16"]["nll"] - numbers["fp32"]["nll"]) < 0.3
+
+
+def test_judged_samples(trained, call, data_dir, own_folder):
+    """Twice: the second time with the judge that the first one trained and kept."""
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir, "--samples", "--json", "n.json")
+    results = []
+    for _ in range(2):
+        result = call("evaluate", *options)
+        assert result.code == 0
+        results.append(json.loads((own_folder / "n.json").read_text())["samples"])
+    assert results[0] == results[1] and (own_folder / "outputs" / "judge-mnist-full.pt").exists()
+    samples = results[0]
+    assert (samples["n"], samples["seed"]) == (100, 0) and samples["judge_accuracy"] > 0.2
+    for kind in ("train", "recon", "prior", "mixture"):
+        assert len(samples[kind]["share"]) == 10 and sum(samples[kind]["share"]) == pytest.approx(1)
+        assert 0.1 < samples[kind]["confidence"] <= 1
+    # a model of three epochs on 300 digits draws nothing like them, and the training images are digits
+    assert 0 < samples["train"]["frechet"] < min(samples[kind]["frechet"] for kind in ("recon", "prior"))
+    assert f"{samples['asked_for']:.1%}" in result.out
