@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data import batches
 from model import vae_loss, vae_terms
 
+PEAK_LR = 3e-3
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
 FINAL_LR = 0.01  # the cosine ends at this share of the peak
 WEIGHT_DECAY = 0.05
@@ -86,8 +87,9 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
             x = next(batches(images, args.batch_size, indices[rank::world]))
             if args.binarize:
                 x = torch.bernoulli(x)
+            lr = learning_rate((epoch - 1) * steps + step, args.epochs * steps, args.lr)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate((epoch - 1) * steps + step, args.epochs * steps, args.lr)
+                group["lr"] = lr
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
                 logits, mu, logvar = network(x)
             loss, bce, kld = vae_loss(logits, x, mu, logvar, args.beta)

@@ -187,7 +187,7 @@ def read_metrics():
 def trained(run, data_dir, tmp_path_factory):
     """A finished run of three epochs in a folder of its own, with the default file names."""
     folder = tmp_path_factory.mktemp("trained")
-    options = ("--epochs", 3, "--batch-size", 16, "--latent-dim", 8, "--data-dir", data_dir)
+    options = ("--epochs", 3, "--batch-size", 16, "--latent-dim", 8, "--lr", 0.002, "--data-dir", data_dir)
     result = run("train", *options, cwd=folder)
     assert result.code == 0, result.err
     return SimpleNamespace(

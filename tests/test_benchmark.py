@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import LR, our_way, step_flops, usual_order, usual_way
+from benchmark import our_way, step_flops, usual_order, usual_way
+from loop import PEAK_LR
 from model import ConvVAE
 
 
@@ -60,7 +61,7 @@ def test_both_ways_learn(digits):
     torch.manual_seed(0)
     ours = our_way(ConvVAE(), images, args, epochs=9, bf16=False)
     ours_losses = [sum(ours(epoch)) for epoch in range(1, 5)]
-    usual = usual_way(ConvVAE(), images, labels, batch_size=50, lr=LR)
+    usual = usual_way(ConvVAE(), images, labels, batch_size=50, lr=PEAK_LR)
     usual_losses = [usual(epoch) for epoch in range(1, 5)]
     for losses in (ours_losses, usual_losses):
         assert losses[0] > losses[1] > losses[3] > 0
