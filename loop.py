@@ -17,7 +17,7 @@ from model import vae_loss, vae_terms
 PEAK_LR = 3e-3
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
 FINAL_LR = 0.01  # the cosine ends at this share of the peak
-WEIGHT_DECAY = 0.05
+WEIGHT_DECAY = 0.1
 EVAL_BATCH = 1000
 
 

@@ -34,22 +34,19 @@ class ConvVAE(nn.Module):
 
     latent_dim: size of z; channels: feature maps after the three convolutions;
     hidden_dim: width of the wide fully connected layers; dropout: share of the feature maps
-    and of the hidden units that training drops in the encoder; decoder_dropout: share of the
-    decoder's hidden units. Raises ValueError for a share that is none.
+    and of the hidden units that training drops in the encoder. Raises ValueError for a share
+    that is none.
     """
 
-    def __init__(
-        self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0, decoder_dropout=0.1
-    ):
+    def __init__(self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0):
         super().__init__()
-        if not (0 <= dropout <= 1 and 0 <= decoder_dropout <= 1):  # torch lets NaN pass
-            raise ValueError(f"a share dropped of {dropout} or {decoder_dropout} is not between 0 and 1")
+        if not 0 <= dropout <= 1:  # torch lets NaN pass
+            raise ValueError(f"a share dropped of {dropout} is not between 0 and 1")
         self.config = {
             "latent_dim": latent_dim,
             "channels": list(channels),
             "hidden_dim": hidden_dim,
             "dropout": dropout,
-            "decoder_dropout": decoder_dropout,
         }
         c1, c2, c3 = channels
         # LeakyReLU is increasing, so it commutes with max-pooling: activating after the
@@ -78,15 +75,17 @@ class ConvVAE(nn.Module):
         )
         self.mu_head = nn.Linear(hidden_dim // 2, latent_dim)
         self.logvar_head = nn.Linear(hidden_dim // 2, latent_dim)
+        # As many numbers as leave the encoder's convolutions, at twice the resolution: one slow
+        # transposed convolution less than from 7 x 7.
+        maps = c3 // 4
         self.decoder_fc = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.LeakyReLU(LEAK),
-            nn.Dropout(decoder_dropout),
-            nn.Linear(hidden_dim, 7 * 7 * c3),
+            nn.Linear(hidden_dim, 14 * 14 * maps),
             nn.LeakyReLU(LEAK),
         )
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(c3, c2, 4, stride=2, padding=1),  # (B, c3, 7, 7) -> (B, c2, 14, 14)
+            nn.Conv2d(maps, c2, 3, padding=1),  # (B, maps, 14, 14) -> (B, c2, 14, 14)
             nn.LeakyReLU(LEAK),
             nn.Conv2d(c2, c2, 3, padding=1),
             nn.LeakyReLU(LEAK),
@@ -110,8 +109,8 @@ class ConvVAE(nn.Module):
 
     def decode_logits(self, z):
         """z (B, latent_dim) -> the Bernoulli logits of every pixel, (B, 1, 28, 28)."""
-        h = self.decoder_fc(z)  # -> (B, 7 * 7 * c3)
-        h = h.view(len(z), 7, 7, -1).permute(0, 3, 1, 2)  # -> (B, c3, 7, 7), channels_last
+        h = self.decoder_fc(z)  # -> (B, 14 * 14 * maps)
+        h = h.view(len(z), 14, 14, -1).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
         return self.decoder(h)
 
     def decode(self, z):

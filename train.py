@@ -33,7 +33,7 @@ from model import CheckpointError, ConvVAE, save_checkpoint, write_file
 # What makes a run this run: --resume takes these from the checkpoint and refuses other values.
 SETTINGS = (
     *("epochs", "batch_size", "lr", "latent_dim", "beta"),
-    *("dropout", "decoder_dropout", "binarize", "dataset", "precision", "seed"),
+    *("dropout", "binarize", "dataset", "precision", "seed"),
 )
 
 
@@ -45,9 +45,6 @@ def parse_args(defaults=None):
     parser.add_argument("--latent-dim", type=cli.positive_int, default=32, help="size of the latent z")
     parser.add_argument("--beta", type=cli.non_negative_float, default=1.0, help="weight of the KL")
     parser.add_argument("--dropout", type=cli.probability, default=0.0, help="share dropped in the encoder")
-    parser.add_argument(
-        "--decoder-dropout", type=cli.probability, default=0.1, help="share dropped in the decoder"
-    )
     parser.add_argument(
         "--binarize",
         action="store_true",
@@ -105,7 +102,7 @@ def run(args, rank, world, device):
         )
     else:
         torch.manual_seed(args.seed)
-        model = ConvVAE(args.latent_dim, dropout=args.dropout, decoder_dropout=args.decoder_dropout)
+        model = ConvVAE(args.latent_dim, dropout=args.dropout)
         state = {"history": []}
     bf16 = choose_bf16(args.precision, device)
     args.precision = "bf16" if bf16 else "fp32"

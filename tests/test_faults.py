@@ -43,7 +43,6 @@ BAD_ARGUMENTS = [
     ("train", "--latent-dim", ("0", "x")),
     ("train", "--beta", ("-1", "nan")),
     ("train", "--dropout", ("1", "-0.1")),
-    ("train", "--decoder-dropout", ("1", "x")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
     ("train", "--dataset", ("cifar",)),
@@ -295,7 +294,7 @@ def test_finished_run_has_nothing_to_resume(refused, trained):
     "setting",
     [
         *("--epochs 9", "--batch-size 9", "--lr 9", "--latent-dim 9", "--beta 9", "--dropout 0.9"),
-        *("--decoder-dropout 0.9", "--seed 9", "--binarize", "--dataset kmnist"),
+        *("--seed 9", "--binarize", "--dataset kmnist"),
     ],
 )
 def test_resuming_with_another_setting(refused, unfinished, setting):
