@@ -145,7 +145,10 @@ def open_model(path, device):
     model, state = load_run(path, device)
     args, history = state["args"], state["history"]
     sample = " (5,000-digit sample)" if state["source"] == "sample" else ""
-    loss = f", test -ELBO {history[-1]['test_bce'] + history[-1]['test_kld']:.2f} nats" if history else ""
+    loss = ""
+    if history:
+        split = "validation" if args.get("validate") is True else "test"
+        loss = f", {split} -ELBO {history[-1]['test_bce'] + history[-1]['test_kld']:.2f} nats"
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     print(f"using {shown}: {len(history)} of {args['epochs']} epochs on {args['dataset']}{sample}{loss}")
     return model, state, path

@@ -71,6 +71,16 @@ def load_dataset(name, data_dir, train):
     return images, labels, "full"
 
 
+def hold_out(images, labels):
+    """Training images for choosing settings without the test set: ``((images, labels), held_out)``.
+
+    Five sixths remain to train on, one sixth is held out; which ones is the same every time.
+    """
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1234))
+    kept, held_out = order.tensor_split([len(order) * 5 // 6])
+    return (images[kept], labels[kept]), images[held_out]
+
+
 def batches(images, batch_size, order=None):
     """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28).
 

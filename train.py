@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cli
 import pictures
-from data import TORCHVISION_NAMES, batches, load_dataset
+from data import TORCHVISION_NAMES, batches, hold_out, load_dataset
 from loop import EVAL_BATCH, PEAK_LR, choose_bf16, evaluate, make_optimizer, train_epoch
 from mixture import fit_mixture
 from model import CheckpointError, ConvVAE, save_checkpoint, write_file
@@ -33,7 +33,7 @@ from model import CheckpointError, ConvVAE, save_checkpoint, write_file
 # What makes a run this run: --resume takes these from the checkpoint and refuses other values.
 SETTINGS = (
     *("epochs", "batch_size", "lr", "latent_dim", "beta"),
-    *("dropout", "binarize", "dataset", "precision", "seed"),
+    *("dropout", "binarize", "validate", "dataset", "precision", "seed"),
 )
 
 
@@ -49,6 +49,11 @@ def parse_args(defaults=None):
         "--binarize",
         action="store_true",
         help="draw black or white pixels from the gray levels, anew every batch",
+    )
+    parser.add_argument(
+        "--validate",
+        action="store_true",
+        help="to choose settings: hold out a sixth of the training images, test on these",
     )
     parser.add_argument(
         "--dataset", choices=list(TORCHVISION_NAMES), default="mnist", help="what to train on"
@@ -110,7 +115,10 @@ def run(args, rank, world, device):
         raise cli.UserError(f"--batch-size {args.batch_size} gives {world} processes less than an image each")
 
     train_images, train_labels, source = load_dataset(args.dataset, args.data_dir, train=True)
-    test_images, _, _ = load_dataset(args.dataset, args.data_dir, train=False)
+    if args.validate:
+        (train_images, train_labels), test_images = hold_out(train_images, train_labels)
+    else:
+        test_images, _, _ = load_dataset(args.dataset, args.data_dir, train=False)
     if state.get("source", source) != source:
         raise cli.UserError(
             f"this run trained on the {state['source']} data set and found the {source} one: check --data-dir"
@@ -223,9 +231,10 @@ def describe(model, args, device, world, source, train_size, test_size):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, 1, 28, 28, device=device))
     parameters = sum(p.numel() for p in model.parameters())
+    tested = "held-out training" if args.validate else "test"
     return (
         f"{device.type}{f' x {world}' if world > 1 else ''}, {args.precision}; {args.dataset} ({source}), "
-        f"{train_size:,} training and {test_size:,} test images; {parameters:,} parameters, "
+        f"{train_size:,} training and {test_size:,} {tested} images; {parameters:,} parameters, "
         f"{counter.get_total_flops() / 1e6:.1f} MFLOP per image forward"
     )
 

@@ -294,7 +294,7 @@ def test_finished_run_has_nothing_to_resume(refused, trained):
     "setting",
     [
         *("--epochs 9", "--batch-size 9", "--lr 9", "--latent-dim 9", "--beta 9", "--dropout 0.9"),
-        *("--seed 9", "--binarize", "--dataset kmnist"),
+        *("--seed 9", "--binarize", "--validate", "--dataset kmnist"),
     ],
 )
 def test_resuming_with_another_setting(refused, unfinished, setting):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from data import hold_out
+from loop import evaluate
 from mixture import sample_mixture
 from model import load_checkpoint
 
@@ -117,6 +120,23 @@ def test_same_seed_trains_the_same_model_and_another_seed_another(call, data_dir
     assert read_metrics(own_folder / "one") == read_metrics(own_folder / "two")
     pictures = [(own_folder / name / "img_from_epoch1.png").read_bytes() for name in ("one", "two", "other")]
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_dir, own_folder, digits):
+    images, labels = (torch.from_numpy(array) for array in digits.train)
+    (kept, kept_labels), held_out = hold_out(images, labels)
+    assert (len(kept), len(kept_labels), len(held_out)) == (250, 250, 50)
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == sorted(images.tolist())
+    for image, label in zip(kept[:20], kept_labels, strict=False):
+        assert label == labels[(images == image).flatten(1).all(1)]
+
+    result = call("train", "--epochs", 1, "--validate", "--precision", "fp32", "--data-dir", data_dir)
+    assert "250 training and 50 held-out training images" in result.out
+    model, state = load_checkpoint("checkpoints/vae.pt")
+    args = SimpleNamespace(seed=0, binarize=False)
+    loss = sum(evaluate(model, held_out[:, None], args, bf16=False, rank=0, world=1))
+    assert loss == pytest.approx(state["history"][-1]["test_loss"], rel=1e-3)  # weights in half precision
+    assert f"validation -ELBO {state['history'][-1]['test_loss']:.2f} nats" in call("generate").out
 
 
 def test_batch_larger_than_the_data_set(call, data_dir, read_metrics, own_folder):
