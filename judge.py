@@ -47,6 +47,7 @@ class Judge(nn.Module):
 
 def load_judge(path, images, labels):
     """The judge cached at ``path``, or one trained on images (N, 1, 28, 28) and labels (N,), then cached."""
+    torch.manual_seed(SEED)  # the same judge whatever it is to judge: its first weights come from here
     judge = Judge().to(images.device)
     try:
         judge.load_state_dict(torch.load(path, map_location=images.device, weights_only=True))
@@ -60,7 +61,6 @@ def load_judge(path, images, labels):
 
 @torch.enable_grad()  # evaluate.py, which asks for a judge, has no use for gradients otherwise
 def train_judge(judge, images, labels):
-    torch.manual_seed(SEED)
     judge.train()
     labels = labels.to(images.device)
     optimizer = torch.optim.Adam(judge.parameters())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evaluate import elbo_terms, entropy, iw_log_likelihood
-from judge import frechet_distance
+from judge import frechet_distance, load_judge
 
 
 class TinyVAE(nn.Module):
@@ -95,3 +95,12 @@ def test_frechet_distance_against_a_matrix_square_root():
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
     assert frechet_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(torch.from_numpy(a), torch.from_numpy(a)) == pytest.approx(0, abs=1e-6)
+
+
+def test_judge_is_the_same_whatever_came_before_it(digits, tmp_path):
+    images, labels = (torch.from_numpy(array) for array in digits.train)
+    judges = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        judges.append(load_judge(tmp_path / f"{seed}.pt", images[:, None], labels.long()).state_dict())
+    torch.testing.assert_close(*judges, rtol=0, atol=0)
