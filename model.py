@@ -77,7 +77,7 @@ class ConvVAE(nn.Module):
         self.logvar_head = nn.Linear(hidden_dim // 2, latent_dim)
         # As many numbers as leave the encoder's convolutions, at twice the resolution: one slow
         # transposed convolution less than from 7 x 7.
-        maps = c3 // 4
+        maps = max(1, c3 // 4)
         self.decoder_fc = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.LeakyReLU(LEAK),

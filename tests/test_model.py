@@ -131,9 +131,9 @@ def test_kl_and_std_share_one_clamped_logvar(model, x):
 
 
 @pytest.mark.parametrize("n", [1, 2, 129])
-@pytest.mark.parametrize("latent_dim", [1, 32])
-def test_shapes(x, n, latent_dim):
-    model = ConvVAE(latent_dim=latent_dim, hidden_dim=32)
+@pytest.mark.parametrize("latent_dim, channels", [(1, (2, 3, 1)), (32, (16, 32, 40))])
+def test_shapes(x, n, latent_dim, channels):
+    model = ConvVAE(latent_dim, channels, hidden_dim=32)
     logits, mu, logvar = model(x[:n])
     assert logits.shape == (n, 1, 28, 28)
     assert mu.shape == logvar.shape == (n, latent_dim)
