@@ -208,13 +208,12 @@ def time_to(args, images, labels, device, bf16):
         "ours": (ours, our_way(ours, images.to(device), args, parts["ours"], bf16)),
         "example": (example, usual_way(example, images, labels, args.batch_size, EXAMPLE_LR)),
     }
-    bounds = [len(images) * i // PARTS for i in range(PARTS + 1)]
+    part_of = [slice(len(images) * i // PARTS, len(images) * (i + 1) // PARTS) for i in range(PARTS)]
     result = {"nats": args.time_to, "epochs": args.epochs}
     for name, (network, run) in ways.items():
         total = 0.0
         for number in range(parts[name]):
-            part = slice(*bounds[number % PARTS :][:2])
-            total += seconds(run, number + 1, part)
+            total += seconds(run, number + 1, part_of[number % PARTS])
             loss = sum(evaluate(network, test_images, settings, False, rank=0, world=1))
             if reached := loss < args.time_to:
                 break

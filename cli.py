@@ -147,7 +147,7 @@ def open_model(path, device):
     sample = " (5,000-digit sample)" if state["source"] == "sample" else ""
     loss = ""
     if history:
-        split = "validation" if args.get("validate") is True else "test"
+        split = "validation" if args.get("validate") is True else "test"  # an older file does not say
         loss = f", {split} -ELBO {history[-1]['test_bce'] + history[-1]['test_kld']:.2f} nats"
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     print(f"using {shown}: {len(history)} of {args['epochs']} epochs on {args['dataset']}{sample}{loss}")
