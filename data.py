@@ -72,13 +72,14 @@ def load_dataset(name, data_dir, train):
 
 
 def hold_out(images, labels):
-    """Training images for choosing settings without the test set: ``((images, labels), held_out)``.
+    """Split training images, to choose settings without the test set: ``(kept, held_out)``.
 
-    Five sixths remain to train on, one sixth is held out; which ones is the same every time.
+    Each is ``(images, labels)``. Five sixths are kept to train on, one sixth is held out;
+    which ones is the same every time.
     """
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1234))
     kept, held_out = order.tensor_split([len(order) * 5 // 6])
-    return (images[kept], labels[kept]), images[held_out]
+    return (images[kept], labels[kept]), (images[held_out], labels[held_out])
 
 
 def batches(images, batch_size, order=None):

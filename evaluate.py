@@ -7,7 +7,8 @@
 
 All losses are in nats per image: summed over pixels and latents, averaged over images,
 with z sampled from q(z|x). A model trained with --binarize is measured on pixels drawn
-once from the test images' gray levels, with a fixed seed.
+once from the test images' gray levels, with a fixed seed; one trained with --validate,
+on the training images that it held out.
 """
 
 import json
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import cli
-from data import CLASS_NAMES, batches, load_dataset
+from data import CLASS_NAMES, batches, hold_out, load_dataset
 from judge import assess, frechet_distance, load_judge
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from model import vae_terms, write_file
@@ -65,8 +66,12 @@ def main():
     device = cli.pick_device(args.device)
     model, state, path = cli.open_model(args.checkpoint, device)
     dataset, binarized = state["args"]["dataset"], state["args"]["binarize"]
-    images, labels, source = load_dataset(dataset, args.data_dir, train=False)
-    train_images, train_labels, _ = load_dataset(dataset, args.data_dir, train=True)
+    validation = state["args"].get("validate") is True  # an older file does not say
+    train_images, train_labels, source = load_dataset(dataset, args.data_dir, train=True)
+    if validation:
+        (train_images, train_labels), (images, labels) = hold_out(train_images, train_labels)
+    else:
+        images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
     images, train_images = images.to(device), train_images.to(device)
     generator = torch.Generator(device).manual_seed(args.seed)
     x = torch.cat(list(batches(images, BATCH)))  # (N, 1, 28, 28)
@@ -81,6 +86,7 @@ def main():
         "checkpoint": str(path),
         "dataset": dataset,
         "source": source,
+        "split": "validation" if validation else "test",
         "pixels": "binarized" if binarized else "gray",
         "images": len(x),
         "draws": args.draws,
@@ -106,11 +112,12 @@ def main():
         )
         print(line.format(**numbers))
     if args.samples:
-        judge = load_judge(Path(f"outputs/judge-{dataset}-{source}.pt"), train_images, train_labels)
+        name = f"judge-{dataset}-{source}{'-validation' * validation}.pt"
+        judge = load_judge(Path("outputs") / name, train_images, train_labels)
         numbers["samples"] = sample_numbers(
             model, state, path, judge, train_images, x, labels, generator, args.seed
         )
-        print(sample_table(numbers["samples"], CLASS_NAMES[dataset]))
+        print(sample_table(numbers["samples"], CLASS_NAMES[dataset], numbers["split"]))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
         print(f"wrote {args.json}")
@@ -205,10 +212,10 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
     return result
 
 
-def sample_table(s, names):
+def sample_table(s, names, split):
     lines = [
         f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']};"
-        f" the judge is right on {s['judge_accuracy']:.2%} of the test images",
+        f" the judge is right on {s['judge_accuracy']:.2%} of the {split} images",
         "                   Frechet distance   confidence   share of each class, %: " + " ".join(names),
     ]
     kinds = {
@@ -243,12 +250,12 @@ def knn_accuracy(train_mu, train_labels, mu, labels):
 
 
 def table(numbers):
-    n = dict(numbers)
+    n = dict(numbers, width=27 - len(numbers["split"]))
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
     n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
     return """\
-{images:,} test images of {dataset}{sample}, {pixels}, z sampled {draws} times, seed {seed}; nats per image
-  test -ELBO                {negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
+{images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws} times, seed {seed}; nats per image
+  {split} -ELBO {negative_elbo:{width}.2f}  standard error {negative_elbo_se:.2f}
     = BCE                   {bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
     + KL                    {kld:8.2f}
   reconstruction at z = mu  {bce_at_mu:8.2f}  BCE alone; not an ELBO

@@ -116,7 +116,7 @@ def run(args, rank, world, device):
 
     train_images, train_labels, source = load_dataset(args.dataset, args.data_dir, train=True)
     if args.validate:
-        (train_images, train_labels), test_images = hold_out(train_images, train_labels)
+        (train_images, train_labels), (test_images, _) = hold_out(train_images, train_labels)
     else:
         test_images, _, _ = load_dataset(args.dataset, args.data_dir, train=False)
     if state.get("source", source) != source:

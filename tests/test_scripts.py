@@ -124,10 +124,11 @@ def test_same_seed_trains_the_same_model_and_another_seed_another(call, data_dir
 
 def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_dir, own_folder, digits):
     images, labels = (torch.from_numpy(array) for array in digits.train)
-    (kept, kept_labels), held_out = hold_out(images, labels)
-    assert (len(kept), len(kept_labels), len(held_out)) == (250, 250, 50)
+    (kept, kept_labels), (held_out, held_out_labels) = hold_out(images, labels)
+    assert (len(kept), len(kept_labels), len(held_out), len(held_out_labels)) == (250, 250, 50, 50)
     assert sorted([*kept.tolist(), *held_out.tolist()]) == sorted(images.tolist())
-    for image, label in zip(kept, kept_labels, strict=True):
+    parts = ((kept, kept_labels), (held_out, held_out_labels))
+    for image, label in (pair for part in parts for pair in zip(*part, strict=True)):
         assert label == labels[(images == image).flatten(1).all(1)]
 
     result = call("train", "--epochs", 1, "--validate", "--precision", "fp32", "--data-dir", data_dir)
@@ -137,6 +138,16 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     loss = sum(evaluate(model, held_out[:, None], args, bf16=False, rank=0, world=1))
     assert loss == pytest.approx(state["history"][-1]["test_loss"], rel=1e-3)  # weights in half precision
     assert f"validation -ELBO {state['history'][-1]['test_loss']:.2f} nats" in call("generate").out
+
+    result = call("evaluate", "--samples", "--data-dir", data_dir, "--json", "numbers.json")
+    numbers = json.loads((own_folder / "numbers.json").read_text())
+    assert (numbers["split"], numbers["images"]) == ("validation", 50)
+    x = held_out.double() / 255
+    floor = Bernoulli(probs=x).entropy().sum().item() / len(x)  # tells which images these are
+    assert numbers["bce_floor"] == pytest.approx(floor, rel=1e-5)
+    assert "50 validation images of mnist" in result.out
+    judges = [path.name for path in (own_folder / "outputs").glob("judge-*")]
+    assert judges == ["judge-mnist-full-validation.pt"]  # another than the one that has seen these images
 
 
 def test_batch_larger_than_the_data_set(call, data_dir, read_metrics, own_folder):
