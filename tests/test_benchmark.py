@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import our_way, step_flops, usual_order, usual_way
+from benchmark import our_way, step_flops, usual_layers, usual_way
 from loop import PEAK_LR
 from model import ConvVAE
 
@@ -48,12 +48,15 @@ def test_flops_against_a_count_by_hand():
     assert step_flops(model, torch.zeros(6, 1, 28, 28, dtype=torch.uint8), bf16=False) == 6 * expected
 
 
-def test_usual_order_is_the_same_function(digits):
+def test_usual_layers_are_the_same_function(digits):
     torch.manual_seed(0)
     model, x = ConvVAE(hidden_dim=32).eval(), torch.from_numpy(digits.test[0])[:, None] / 255
-    usual = usual_order(model)
+    usual = usual_layers(model)
     assert [type(layer).__name__ for layer in usual.encoder][:3] == ["Conv2d", "LeakyReLU", "MaxPool2d"]
     torch.testing.assert_close(usual.encode(x), model.encode(x), rtol=0, atol=0)
+    assert type(usual.decoder[-1]) is torch.nn.ConvTranspose2d
+    z = model.encode(x)[0]
+    torch.testing.assert_close(usual.decode(z), model.decode(z), rtol=1e-5, atol=1e-5)
 
 
 def test_both_ways_learn(digits):
