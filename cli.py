@@ -147,11 +147,15 @@ def open_model(path, device):
     sample = " (5,000-digit sample)" if state["source"] == "sample" else ""
     loss = ""
     if history:
-        split = "validation" if args.get("validate") is True else "test"  # an older file does not say
-        loss = f", {split} -ELBO {history[-1]['test_bce'] + history[-1]['test_kld']:.2f} nats"
+        loss = f", {split_of(args)} -ELBO {history[-1]['test_bce'] + history[-1]['test_kld']:.2f} nats"
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     print(f"using {shown}: {len(history)} of {args['epochs']} epochs on {args['dataset']}{sample}{loss}")
     return model, state, path
+
+
+def split_of(args):
+    """What a run with these settings was measured on: ``"validation"`` or ``"test"`` images."""
+    return "validation" if args.get("validate") is True else "test"  # an older file does not say
 
 
 def load_run(path, device):

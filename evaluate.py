@@ -66,9 +66,9 @@ def main():
     device = cli.pick_device(args.device)
     model, state, path = cli.open_model(args.checkpoint, device)
     dataset, binarized = state["args"]["dataset"], state["args"]["binarize"]
-    validation = state["args"].get("validate") is True  # an older file does not say
+    split = cli.split_of(state["args"])
     train_images, train_labels, source = load_dataset(dataset, args.data_dir, train=True)
-    if validation:
+    if split == "validation":
         (train_images, train_labels), (images, labels) = hold_out(train_images, train_labels)
     else:
         images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
@@ -86,7 +86,7 @@ def main():
         "checkpoint": str(path),
         "dataset": dataset,
         "source": source,
-        "split": "validation" if validation else "test",
+        "split": split,
         "pixels": "binarized" if binarized else "gray",
         "images": len(x),
         "draws": args.draws,
@@ -112,12 +112,13 @@ def main():
         )
         print(line.format(**numbers))
     if args.samples:
-        name = f"judge-{dataset}-{source}{'-validation' * validation}.pt"
+        # one for each split: a judge must not have seen the images it is asked about
+        name = f"judge-{dataset}-{source}{'-validation' * (split == 'validation')}.pt"
         judge = load_judge(Path("outputs") / name, train_images, train_labels)
         numbers["samples"] = sample_numbers(
             model, state, path, judge, train_images, x, labels, generator, args.seed
         )
-        print(sample_table(numbers["samples"], CLASS_NAMES[dataset], numbers["split"]))
+        print(sample_table(numbers["samples"], CLASS_NAMES[dataset], split))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
         print(f"wrote {args.json}")
@@ -250,12 +251,12 @@ def knn_accuracy(train_mu, train_labels, mu, labels):
 
 
 def table(numbers):
-    n = dict(numbers, width=27 - len(numbers["split"]))
+    n = dict(numbers, elbo=f"{numbers['split']} -ELBO")
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
     n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
     return """\
 {images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws} times, seed {seed}; nats per image
-  {split} -ELBO {negative_elbo:{width}.2f}  standard error {negative_elbo_se:.2f}
+  {elbo:26}{negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
     = BCE                   {bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
     + KL                    {kld:8.2f}
   reconstruction at z = mu  {bce_at_mu:8.2f}  BCE alone; not an ELBO
