@@ -4,7 +4,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
 
     from model import ConvVAE, vae_loss, load_checkpoint
 
-    model = ConvVAE(latent_dim=32)
+    model = ConvVAE(latent_dim=16)
     logits, mu, logvar = model(x)                        # x: (B, 1, 28, 28) in [0, 1]
     loss, bce, kld = vae_loss(logits, x, mu, logvar)     # nats per image
     images = model.sample(64)                            # (64, 1, 28, 28) in [0, 1]
@@ -38,7 +38,7 @@ class ConvVAE(nn.Module):
     that is none.
     """
 
-    def __init__(self, latent_dim=32, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0):
+    def __init__(self, latent_dim=16, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0):
         super().__init__()
         if not 0 <= dropout <= 1:  # torch lets NaN pass
             raise ValueError(f"a share dropped of {dropout} is not between 0 and 1")

@@ -42,7 +42,7 @@ def parse_args(defaults=None):
     parser.add_argument("--epochs", type=cli.positive_int, default=20, help="passes over the training images")
     parser.add_argument("--batch-size", type=cli.positive_int, default=128, help="images per step")
     parser.add_argument("--lr", type=cli.positive_float, default=PEAK_LR, help="peak learning rate")
-    parser.add_argument("--latent-dim", type=cli.positive_int, default=32, help="size of the latent z")
+    parser.add_argument("--latent-dim", type=cli.positive_int, default=16, help="size of the latent z")
     parser.add_argument("--beta", type=cli.non_negative_float, default=1.0, help="weight of the KL")
     parser.add_argument("--dropout", type=cli.probability, default=0.0, help="share dropped in the encoder")
     parser.add_argument(

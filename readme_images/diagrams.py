@@ -188,7 +188,8 @@ class Block:
 
 def describe(layer):
     """A layer in PyTorch's words: Conv2d 3x3, LeakyReLU 0.1, …"""
-    words = [type(layer).__name__]
+    kinds = (kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch."))
+    words = [next(kinds).__name__]  # what our own layer is a kind of
     if hasattr(layer, "kernel_size"):
         words.append(TIMES.join(map(str, np.broadcast_to(layer.kernel_size, 2))))
     if "Conv" in words[0] and layer.stride != (1, 1):
