@@ -2,7 +2,7 @@
 
     python evaluate.py                                  # one table
     python evaluate.py --samples                        # and how good its samples are
-    python evaluate.py --iw-samples 5000                # and -log p(x), importance-weighted
+    python evaluate.py --iw-samples 5000 --checkpoint checkpoints/pretrained_binarized.pt   # and -log p(x)
     python evaluate.py --json outputs/numbers.json      # all of it for a machine, too
 
 All losses are in nats per image: summed over pixels and latents, averaged over images,
@@ -39,7 +39,11 @@ def parse_args():
         "--draws", type=cli.positive_int, default=10, help="how often z is sampled for each image"
     )
     parser.add_argument(
-        "--iw-samples", type=cli.positive_int, metavar="K", help="also estimate -log p(x) from K samples of z"
+        "--iw-samples",
+        type=cli.positive_int,
+        metavar="K",
+        help="also estimate -log p(x) from K samples of z; "
+        "gray pixels have no likelihood, so that a bound tighter than the ELBO is all it is for them",
     )
     parser.add_argument(
         "--samples",
@@ -106,11 +110,9 @@ def main():
     print(table(numbers))
     if args.iw_samples:
         numbers |= iw_numbers(model, x, args.iw_samples, generator, args.iw_precision == "bf16")
-        line = (
-            "  -log p(x), K = {iw_samples:<9,} {nll:8.2f}  standard error {nll_se:.2f}; {iw_precision}, "
-            "{iw_seconds:,.0f} s"
-        )
-        print(line.format(**numbers))
+        label = f"{'-log p(x)' if binarized else 'IW bound'}, K = {args.iw_samples:,}"
+        line = "  {:24} {nll:8.2f}  standard error {nll_se:.2f}; {iw_precision}, {iw_seconds:,.0f} s"
+        print(line.format(label, **numbers))
     if args.samples:
         # one for each split: a judge must not have seen the images it is asked about
         name = f"judge-{dataset}-{source}{'-validation' * (split == 'validation')}.pt"

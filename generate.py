@@ -72,10 +72,11 @@ def main():
     generator = torch.Generator().manual_seed(args.seed)
     nrow, temperature = args.nrow, args.temperature or TEMPERATURE
     if args.manifold:
-        # two latents are the plane themselves and need no mixture to find one
-        mixture = None if model.config["latent_dim"] == 2 else cli.mixture_of(state, path)
+        if model.config["latent_dim"] == 2:  # the plane itself: no need of a mixture to find one
+            mixture, what = None, "the latent plane"
+        else:
+            mixture, what = cli.mixture_of(state, path), "the plane of the two leading latent directions"
         images, nrow = model.decode_all(manifold(mixture)), MANIFOLD_SIDE
-        what = "the plane of the two leading latent directions"
     elif args.digit:
         names = CLASS_NAMES[state["args"]["dataset"]]
         digits = [class_number(text, names) for text in args.digit]

@@ -189,7 +189,8 @@ def test_learning_rate_falls_along_a_cosine(call, data_dir, watch_saves):
 def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_folder):
     options = ("--data-dir", data_dir, "--checkpoint", "b.pt")
     assert call("train", "--epochs", 1, "--binarize", *options).code == 0
-    assert call("evaluate", "--json", "b.json", *options).code == 0
+    result = call("evaluate", "--iw-samples", 5, "--json", "b.json", *options)
+    assert result.code == 0 and "-log p(x), K = 5 " in result.out
     numbers = json.loads((own_folder / "b.json").read_text())
     assert numbers["pixels"] == "binarized"
     assert numbers["bce_floor"] == 0  # of pixels that are black or white
@@ -306,7 +307,8 @@ def test_manifold_of_two_latents_is_the_plane_itself(call, data_dir, own_folder,
     """20 x 20 images; the corners are the 2 % and 98 % quantiles, y pointing upwards."""
     options = ("--epochs", 1, "--latent-dim", 2, "--data-dir", data_dir)
     assert call("train", *options, "--checkpoint", "two.pt").code == 0
-    assert call("generate", "--manifold", "--checkpoint", "two.pt").code == 0
+    result = call("generate", "--manifold", "--checkpoint", "two.pt")
+    assert result.code == 0 and "generated.png: the latent plane" in result.out
     shown = cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2)
     assert shown.shape[:2] == (20, 20)
     q = Normal(0, 1).icdf(torch.tensor(0.98)).item()
@@ -481,6 +483,7 @@ def test_importance_weighted_numbers_in_both_precisions(trained, call, data_dir,
         assert result.code == 0
         numbers[precision] = json.loads((own_folder / "iw.json").read_text())
         assert f"{numbers[precision]['nll']:.2f}" in result.out
+        assert "IW bound, K = 30 " in result.out and "log p" not in result.out  # gray pixels have no p(x)
     # tighter than the ELBO, and the precision does not matter
     assert numbers["fp32"]["nll"] < numbers["fp32"]["negative_elbo"]
     assert 0 < abs(numbers["bf16"]["nll"] - numbers["fp32"]["nll"]) < 0.3
