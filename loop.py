@@ -33,13 +33,13 @@ def choose_bf16(precision, device):
     return precision == "bf16" or (precision == "auto" and capable)
 
 
-def make_optimizer(model, lr):
-    """AdamW, fused into one kernel where the device has one; the fully connected weights decay.
+def make_optimizer(model, lr, weight_decay=WEIGHT_DECAY):
+    """AdamW, fused into one kernel where the device has one; only the fully connected weights decay.
 
     Those are nearly all the weights there are, and the ones that overfit.
     """
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim == 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in model.parameters() if p.ndim == 2], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p.ndim != 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, fused=groups[0]["params"][0].device.type != "mps")

@@ -26,13 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import cli
 import pictures
 from data import TORCHVISION_NAMES, batches, hold_out, load_dataset
-from loop import EVAL_BATCH, PEAK_LR, choose_bf16, evaluate, make_optimizer, train_epoch
+from loop import EVAL_BATCH, PEAK_LR, WEIGHT_DECAY, choose_bf16, evaluate, make_optimizer, train_epoch
 from mixture import fit_mixture
 from model import CheckpointError, ConvVAE, save_checkpoint, write_file
 
 # What makes a run this run: --resume takes these from the checkpoint and refuses other values.
 SETTINGS = (
-    *("epochs", "batch_size", "lr", "latent_dim", "beta"),
+    *("epochs", "batch_size", "lr", "weight_decay", "latent_dim", "beta"),
     *("dropout", "binarize", "validate", "dataset", "precision", "seed"),
 )
 
@@ -42,6 +42,12 @@ def parse_args(defaults=None):
     parser.add_argument("--epochs", type=cli.positive_int, default=20, help="passes over the training images")
     parser.add_argument("--batch-size", type=cli.positive_int, default=128, help="images per step")
     parser.add_argument("--lr", type=cli.positive_float, default=PEAK_LR, help="peak learning rate")
+    parser.add_argument(
+        "--weight-decay",
+        type=cli.non_negative_float,
+        default=WEIGHT_DECAY,
+        help="AdamW's, of the fully connected weights",
+    )
     parser.add_argument("--latent-dim", type=cli.positive_int, default=16, help="size of the latent z")
     parser.add_argument("--beta", type=cli.non_negative_float, default=1.0, help="weight of the KL")
     parser.add_argument("--dropout", type=cli.probability, default=0.0, help="share dropped in the encoder")
@@ -133,7 +139,7 @@ def run(args, rank, world, device):
         network = nn.parallel.DistributedDataParallel(model)
     if args.compile:
         network = torch.compile(network)
-    optimizer = make_optimizer(model, args.lr)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay)
     if "optimizer" in state:
         try:
             optimizer.load_state_dict(state["optimizer"])

@@ -42,6 +42,7 @@ BAD_ARGUMENTS = [
     ("train", "--lr", ("0", "-1", "nan", "inf", "fast")),
     ("train", "--latent-dim", ("0", "x")),
     ("train", "--beta", ("-1", "nan")),
+    ("train", "--weight-decay", ("-0.1", "inf")),
     ("train", "--dropout", ("1", "-0.1")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
@@ -293,7 +294,8 @@ def test_finished_run_has_nothing_to_resume(refused, trained):
 @pytest.mark.parametrize(
     "setting",
     [
-        *("--epochs 9", "--batch-size 9", "--lr 9", "--latent-dim 9", "--beta 9", "--dropout 0.9"),
+        *("--epochs 9", "--batch-size 9", "--lr 9", "--weight-decay 9"),
+        *("--latent-dim 9", "--beta 9", "--dropout 0.9"),
         *("--seed 9", "--binarize", "--validate", "--dataset kmnist"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from data import hold_out
-from loop import evaluate
+from loop import WEIGHT_DECAY, evaluate
 from mixture import sample_mixture
 from model import load_checkpoint
 
@@ -170,6 +170,19 @@ def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_
     (row,) = read_metrics(own_folder / "beta")
     assert row["train_loss"] == pytest.approx(row["train_bce"] + 3 * row["train_kld"])
     assert row["test_loss"] == pytest.approx(row["test_bce"] + 3 * row["test_kld"])
+
+
+@pytest.mark.parametrize("flags, decay", [((), WEIGHT_DECAY), (("--weight-decay", 0.7), 0.7)])
+def test_weight_decay_reaches_the_optimizer(call, data_dir, watch_saves, flags, decay):
+    decays = set()
+    # the finished run's checkpoint has no optimiser
+    watch_saves(
+        lambda state: decays.update(
+            g["weight_decay"] for g in state.get("optimizer", {}).get("param_groups", ())
+        )
+    )
+    assert call("train", "--epochs", 1, "--data-dir", data_dir, *flags).code == 0
+    assert decays == {0.0, decay}
 
 
 def test_learning_rate_falls_along_a_cosine(call, data_dir, watch_saves):
