@@ -163,6 +163,17 @@ def test_handful_of_test_images(call, write_data, own_folder):
     assert call("evaluate", *options).code == 0
 
 
+def test_compile_is_left_out_on_a_cpu(call, data_dir, read_metrics, own_folder):
+    warnings = []
+    for name, flags in (("plain", ()), ("compile", ("--compile",))):
+        files = ("--checkpoint", f"{name}.pt", "--out", name, "--data-dir", data_dir)
+        result = call("train", "--epochs", 1, *flags, *files)
+        assert result.code == 0
+        warnings.append([line for line in result.err if "--compile" in line])
+    assert warnings == [[], ["warning: --compile pays on a CUDA GPU only: training without it"]]
+    assert read_metrics(own_folder / "plain") == read_metrics(own_folder / "compile")
+
+
 def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_folder):
     """300 images in batches of 128, 128 and 44; the loss of every epoch is that of beta."""
     options = ("--epochs", 1, "--beta", 3, "--data-dir", data_dir, "--out", "beta")
