@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 import cli
 from data import batches, load_dataset
-from loop import PEAK_LR, choose_bf16, evaluate, make_optimizer, train_epoch
+from loop import PEAK_LR, WEIGHT_DECAY, choose_bf16, evaluate, make_optimizer, train_epoch
 from model import ConvVAE, vae_loss, write_file
 
 EXAMPLE_LR = 1e-3
@@ -123,7 +123,7 @@ def main():
 def our_way(model, images, args, epochs, bf16):
     """A function ``run(epoch, part)``: one pass over that part of the images, as train.py does it."""
     model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, PEAK_LR)
+    optimizer = make_optimizer(model, PEAK_LR, WEIGHT_DECAY)
     settings = settings_of(args, epochs)
 
     def run(epoch, part=slice(None)):

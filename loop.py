@@ -33,7 +33,7 @@ def choose_bf16(precision, device):
     return precision == "bf16" or (precision == "auto" and capable)
 
 
-def make_optimizer(model, lr, weight_decay=WEIGHT_DECAY):
+def make_optimizer(model, lr, weight_decay):
     """AdamW, fused into one kernel where the device has one; only the fully connected weights decay.
 
     Those are nearly all the weights there are, and the ones that overfit.

@@ -15,7 +15,7 @@ from fuzz_checkpoint import Call
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from loop import WEIGHT_DECAY, make_optimizer
+from loop import make_optimizer
 from model import (
     LOGVAR_RANGE,
     CheckpointError,
@@ -425,9 +425,9 @@ def test_fully_connected_weights_decay_and_nothing_else():
     before = {name: value.clone() for name, value in model.named_parameters()}
     for value in model.parameters():
         value.grad = torch.zeros_like(value)
-    make_optimizer(model, lr=0.1).step()
+    make_optimizer(model, lr=0.1, weight_decay=0.2).step()
     for name, value in model.named_parameters():
-        decay = 0.1 * WEIGHT_DECAY if before[name].ndim == 2 else 0.0
+        decay = 0.1 * 0.2 if before[name].ndim == 2 else 0.0
         torch.testing.assert_close(value, (1 - decay) * before[name])
 
 
