@@ -59,6 +59,11 @@ def mix_seed(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+def sum_type(device):
+    """The type to add up an epoch's losses in: float64, but for MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
     """One pass over the images; returns the mean ``(bce, kld)``, nats per image.
 
@@ -70,7 +75,7 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
     order = torch.randperm(len(images), generator=generator).to(images.device)
     torch.manual_seed(mix_seed(args.seed, epoch, 1 + rank))
     steps = math.ceil(len(images) / args.batch_size)
-    sums = torch.zeros(3, dtype=torch.float64, device=images.device)  # bce, kld, images
+    sums = torch.zeros(3, dtype=sum_type(images.device), device=images.device)  # bce, kld, images
     start = shown = time.perf_counter()
     # The rate is ours: tqdm's own follows the wall clock, which may jump.
     bar = tqdm(
@@ -113,7 +118,10 @@ def train_epoch(network, optimizer, images, args, epoch, bf16, rank, world):
 def evaluate(model, images, args, bf16, rank, world):
     """Mean ``(bce, kld)`` over the images, z sampled: the same draw every epoch."""
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=images.device)
+    if world > 1:  # each process has its own batch-norm statistics: measure the ones that are saved
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+    sums = torch.zeros(3, dtype=sum_type(images.device), device=images.device)
     for i, x in enumerate(batches(images, EVAL_BATCH)):
         if i % world != rank:
             continue

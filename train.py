@@ -10,6 +10,7 @@ the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.
 """
 
 import contextlib
+import copy
 import csv
 import io
 import math
@@ -36,6 +37,8 @@ SETTINGS = (
     *("epochs", "batch_size", "lr", "weight_decay", "latent_dim", "beta"),
     *("dropout", "binarize", "validate", "dataset", "precision", "seed"),
 )
+
+SAVED = "saved"  # torchrun's store has this key once the run it started has saved something
 
 
 def parse_args(defaults=None):
@@ -78,7 +81,9 @@ def parse_args(defaults=None):
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/training"), help="folder of pictures and metrics"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, with its settings")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out"
+    )
     parser.add_argument("--overwrite", action="store_true", help="start anew over an earlier checkpoint")
     parser.set_defaults(**(defaults or {}))
     args = parser.parse_args()
@@ -89,22 +94,25 @@ def parse_args(defaults=None):
 
 def main():
     args = parse_args()
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0:  # torchrun replaces a worker that died
-        args.resume, args.overwrite = args.checkpoint.exists(), False
-    rank, world, device = join_processes(cli.pick_device(args.device))
+    rank, world, device, store = join_processes(cli.pick_device(args.device))
+    if store and store.check([SAVED]):  # torchrun replaces a worker that died: this run is under way
+        args.resume, args.overwrite = True, False
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{args.checkpoint}.lock", timeout=0) if rank == 0 else contextlib.nullcontext()
     try:
         with lock:  # the system lets go of it when a process dies, however it dies
-            run(args, rank, world, device)
+            run(args, rank, world, device, store)
     except Timeout:
         raise cli.UserError(
             f"another training is writing {args.checkpoint}: wait for it, or pass another --checkpoint"
         ) from None
 
 
-def run(args, rank, world, device):
-    """The whole training, as process ``rank`` of ``world``; alone, it is rank 0 of 1."""
+def run(args, rank, world, device, store=None):
+    """The whole training, as process ``rank`` of ``world``; alone, it is rank 0 of 1.
+
+    ``store`` is what torchrun's processes share; it outlives them.
+    """
     if args.resume:
         args, model, state = open_run(args, device)
     elif args.checkpoint.exists() and not args.overwrite:
@@ -121,14 +129,19 @@ def run(args, rank, world, device):
     if args.batch_size < world:
         raise cli.UserError(f"--batch-size {args.batch_size} gives {world} processes less than an image each")
 
-    train_images, train_labels, source = load_dataset(args.dataset, args.data_dir, train=True)
-    if args.validate:
-        (train_images, train_labels), (test_images, _) = hold_out(train_images, train_labels)
-    else:
-        test_images, _, _ = load_dataset(args.dataset, args.data_dir, train=False)
+    with first_on_its_machine(world):  # which may download: the others find it there
+        train_images, train_labels, source = load_dataset(args.dataset, args.data_dir, train=True)
+        if args.validate:
+            (train_images, train_labels), (test_images, _) = hold_out(train_images, train_labels)
+        else:
+            test_images, _, _ = load_dataset(args.dataset, args.data_dir, train=False)
     if state.get("source", source) != source:
         raise cli.UserError(
             f"this run trained on the {state['source']} data set and found the {source} one: check --data-dir"
+        )
+    if (rarest := torch.bincount(train_labels).min()) < 2:
+        raise cli.UserError(
+            f"a class has {rarest} training images and the latent mixture needs 2 of each: check --data-dir"
         )
     train_images, test_images = train_images.to(device), test_images.to(device)
 
@@ -161,7 +174,11 @@ def run(args, rank, world, device):
 
     def save_epoch():
         # The checkpoint first: what is drawn from it can be drawn again, not the reverse.
-        save_checkpoint(args.checkpoint, model, optimizer=optimizer.state_dict(), **run_facts)
+        save_checkpoint(
+            args.checkpoint, model, optimizer=optimizer.state_dict(), out=str(args.out), **run_facts
+        )
+        if store:
+            store.set(SAVED, "yes")
         save_reports(args.out, history, model, grid_z, test_images)
 
     try:
@@ -179,8 +196,8 @@ def run(args, rank, world, device):
             for name, value in row.items():
                 if not math.isfinite(value):
                     raise cli.UserError(
-                        f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}; "
-                        f"{args.checkpoint} still holds epoch {epoch - 1}"
+                        f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}, or "
+                        f"--weight-decay; {args.checkpoint} still holds epoch {epoch - 1}"
                     )
             history.append(row)
             if rank == 0:
@@ -198,9 +215,12 @@ def run(args, rank, world, device):
 
 
 def join_processes(device):
-    """``(rank, world, device)``: who this process is among those torchrun started, or (0, 1, device)."""
+    """``(rank, world, device, store)``: who this is among the processes of torchrun, and what they share.
+
+    Without torchrun that is ``(0, 1, device, None)``.
+    """
     if "LOCAL_RANK" not in os.environ:
-        return 0, 1, device
+        return 0, 1, device, None
     if device.type == "cuda":
         device = cli.pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
@@ -208,10 +228,23 @@ def join_processes(device):
     # (pytorch/pytorch#135712): give every attempt keys of its own.
     store, rank, world = next(dist.rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt{attempt}", store)
+    keys = dist.PrefixStore(f"attempt{attempt}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    return rank, world, device
+    dist.init_process_group(backend, store=keys, rank=rank, world_size=world)
+    return rank, world, device, store
+
+
+@contextlib.contextmanager
+def first_on_its_machine(world):
+    """One process of each machine goes ahead, the others follow once it is through, even if it failed."""
+    ahead = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not ahead:
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if ahead and world > 1:
+            dist.barrier()
 
 
 def open_run(args, device):
@@ -225,13 +258,15 @@ def open_run(args, device):
         )
     if set(state["args"]) != set(SETTINGS):
         raise CheckpointError(f"{args.checkpoint} is of another version of this script: train again")
-    args = parse_args(defaults=state["args"])
+    out = {"out": Path(state["out"])} if isinstance(state.get("out"), str) else {}
+    args = parse_args(defaults=state["args"] | out)
     for name, before in state["args"].items():
         if (now := getattr(args, name)) != before and (name, now) != ("precision", "auto"):
             flag = "--" + name.replace("_", "-")
             raise cli.UserError(
                 f"{args.checkpoint} was started with {flag} {before}, not {now}: leave {flag} out"
             )
+    args.precision = state["args"]["precision"]
     return args, model, state
 
 
@@ -282,19 +317,24 @@ def save_reports(out, history, model, grid_z, test_images):
 def finish(args, model, images, labels, run_facts):
     """Keep what a finished run needs: its weights in half precision, the latent mixture, no optimiser.
 
-    Half precision rounds less than the bf16 the network was trained in, and halves the file.
+    Half precision rounds less than the bf16 the network was trained in, and halves the file. Its
+    range is smaller: a model that does not fit, which is one that went astray, stays as it is.
     """
     model.eval()
     generator = torch.Generator(images.device).manual_seed(args.seed)
+    parts = []
     with torch.no_grad():
-        z = torch.cat(
-            [model.reparameterize(*model.encode(x), generator) for x in batches(images, EVAL_BATCH)]
-        )
-    mixture = fit_mixture(z.cpu(), labels, args.seed)
+        for x in batches(images, EVAL_BATCH):
+            if args.binarize:
+                x = torch.bernoulli(x, generator=generator)
+            parts.append(model.reparameterize(*model.encode(x), generator))
+    mixture = fit_mixture(torch.cat(parts).cpu(), labels, args.seed)
     grids = [args.out / f"img_from_epoch{epoch}.png" for epoch in range(args.epochs + 1)]
     pictures.save_film(args.out / "film.gif", [path for path in grids if path.exists()])
     # Last of all: a run killed before this has not finished, and --resume does the above again.
-    save_checkpoint(args.checkpoint, model.half(), finished=True, mixture=mixture, **run_facts)
+    half = copy.deepcopy(model).half()
+    kept = half if all(value.isfinite().all() for value in half.state_dict().values()) else model
+    save_checkpoint(args.checkpoint, kept, finished=True, mixture=mixture, **run_facts)
     use = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
     print(
         f"wrote {args.checkpoint}\n"

@@ -1,18 +1,22 @@
 """Training on several processes: one writer, the same losses, a killed worker replaced."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT
 
 import loop
-from model import load_checkpoint
+import train
+from model import ConvVAE, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,36 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, read_metrics,
         process.kill()
     assert process.returncode == 0, out
     assert [row["epoch"] for row in read_metrics(tmp_path / "outputs" / "training")] == list(range(1, 9))
+
+
+def test_a_run_that_was_refused_is_refused_again_after_a_restart(torchrun, run, data_dir, tmp_path):
+    """torchrun restarts whatever failed; that must not turn a refusal into a resumed training."""
+    assert run("train", "--epochs", 1, "--data-dir", data_dir, cwd=tmp_path).code == 0
+    checkpoint = tmp_path / "checkpoints" / "vae.pt"
+    _, state = load_checkpoint(checkpoint)
+    state["history"].clear()
+    del state["finished"]
+    save_checkpoint(checkpoint, ConvVAE(), **state)
+    before = checkpoint.read_bytes()
+    out, _ = torchrun(tmp_path, "--epochs", 1, launcher=["--max-restarts=1"]).communicate(timeout=150)
+    assert out.count("holds an earlier run") >= 2  # once before the restart, once after
+    assert checkpoint.read_bytes() == before
+
+
+def enter_first_on_its_machine(rank, folder):
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    with contextlib.suppress(ValueError), train.first_on_its_machine(2):
+        if rank == 0:
+            time.sleep(1)
+        with open(folder / "order", "a") as file:
+            file.write(str(rank))
+        raise ValueError("no network, say")
+
+
+def test_one_process_of_a_machine_reads_the_data_before_the_others(tmp_path):
+    torch.multiprocessing.spawn(enter_first_on_its_machine, (tmp_path,), nprocs=2)
+    assert (tmp_path / "order").read_text() == "01"
 
 
 def test_every_epoch_and_rank_has_its_own_randomness():
