@@ -36,7 +36,9 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _get_help_string(self, action):
+        # "(default: None)" says nothing: where there is more to say, the help itself does
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def positive_int(text):
@@ -73,6 +75,13 @@ def natural(text):
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and {2**32 - 1}")
     return value
+
+
+def png_file(text):
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a .png file")
+    return path
 
 
 # argparse names a type in "invalid … value"
@@ -184,6 +193,11 @@ def mixture_of(state, path):
     if not is_mixture(state["mixture"], state["args"]["latent_dim"]):
         raise CheckpointError(f"the latent mixture in {path} is damaged: restore the file or train again")
     return state["mixture"]
+
+
+def next_step(script, checkpoint):
+    """The last line of a script's output: what to try next, with the same --checkpoint."""
+    return f"next: python {script}.py" + (f" --checkpoint {checkpoint}" if checkpoint else "")
 
 
 @contextlib.contextmanager

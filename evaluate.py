@@ -13,6 +13,7 @@ on the training images that it held out.
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -76,16 +77,20 @@ def main():
         (train_images, train_labels), (images, labels) = hold_out(train_images, train_labels)
     else:
         images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
+    check_source(path, state["source"], source, split)
     images, train_images = images.to(device), train_images.to(device)
     generator = torch.Generator(device).manual_seed(args.seed)
-    x = torch.cat(list(batches(images, BATCH)))  # (N, 1, 28, 28)
-    if binarized:
-        x = torch.bernoulli(x, generator=generator)
+
+    def seen(part):  # as the model saw images in its training
+        return torch.bernoulli(part, generator=generator) if binarized else part
+
+    gray = torch.cat(list(batches(images, BATCH)))  # (N, 1, 28, 28)
+    x = seen(gray)
 
     bce, kld = elbo_terms(model, x, args.draws, generator)
     mu = torch.cat([model.encode(part)[0] for part in x.split(BATCH)])
     recon_bce = F.binary_cross_entropy(model.decode_all(mu), x.cpu(), reduction="sum")
-    train_mu = torch.cat([model.encode(part)[0] for part in batches(train_images, BATCH)])
+    train_mu = torch.cat([model.encode(seen(part))[0] for part in batches(train_images, BATCH)])
     numbers = {
         "checkpoint": str(path),
         "dataset": dataset,
@@ -114,11 +119,13 @@ def main():
         line = "  {:24} {nll:8.2f}  standard error {nll_se:.2f}; {iw_precision}, {iw_seconds:,.0f} s"
         print(line.format(label, **numbers))
     if args.samples:
-        # one for each split: a judge must not have seen the images it is asked about
-        name = f"judge-{dataset}-{source}{'-validation' * (split == 'validation')}.pt"
-        judge = load_judge(Path("outputs") / name, train_images, train_labels)
+        mixture = cli.mixture_of(state, path)
+        judge = load_judge("outputs", train_images, train_labels)
+        recon = model.decode_all(
+            torch.cat([model.reparameterize(*model.encode(part), generator) for part in x.split(BATCH)])
+        )
         numbers["samples"] = sample_numbers(
-            model, state, path, judge, train_images, x, labels, generator, args.seed
+            model, mixture, judge, train_images, gray, labels, recon, args.seed
         )
         print(sample_table(numbers["samples"], CLASS_NAMES[dataset], split))
     if args.json:
@@ -183,17 +190,32 @@ def iw_log_likelihood(model, x, k, generator, bf16=False):
     return total - math.log(k)
 
 
-def sample_numbers(model, state, path, judge, train_images, x, labels, generator, seed):
-    """Quality of samples, as many as there are test images, by the judge."""
-    n, cpu = len(x), torch.Generator().manual_seed(seed)
-    mixture = cli.mixture_of(state, path)
-    real, seen = assess(judge, x)
+def check_source(path, trained_on, found, split):
+    """Say what would make the numbers wrong: images the model knows, called those it has not seen."""
+    if split == "validation" and found != trained_on:
+        raise cli.UserError(
+            f"{path} held out images of the {trained_on} data set and found the {found} one: check --data-dir"
+        )
+    if found == "sample" and trained_on == "full":
+        print(
+            f"warning: the packaged digits are among the training images of {path}: no test results",
+            file=sys.stderr,
+        )
+
+
+def sample_numbers(model, mixture, judge, train_images, images, labels, recon, seed):
+    """Quality of samples, as many as there are test images, by the judge.
+
+    images, their labels and their reconstructions recon: (N, 1, 28, 28) in [0, 1], gray even
+    for a model of black and white pixels, whose decoder answers with their means.
+    """
+    n, cpu = len(images), torch.Generator().manual_seed(seed)
+    real, seen = assess(judge, images)
     subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
-    z = torch.cat([model.reparameterize(*model.encode(part), generator) for part in x.split(BATCH)])
     classes = torch.arange(10).repeat_interleave(max(1, n // 10))
     sources = {
         "train": next(batches(train_images, n, subset)),
-        "recon": model.decode_all(z),
+        "recon": recon,
         "prior": model.sample(n, generator=cpu),
         "mixture": model.decode_all(sample_mixture(mixture, sample_labels(mixture, n, cpu), generator=cpu)),
     }
@@ -203,12 +225,12 @@ def sample_numbers(model, state, path, judge, train_images, x, labels, generator
         "temperature": TEMPERATURE,
         "judge_accuracy": (seen.argmax(1) == labels).float().mean().item(),
     }
-    for name, images in sources.items():
-        features, probabilities = assess(judge, images)
+    for name, drawn in sources.items():
+        features, probabilities = assess(judge, drawn)
         result[name] = {
             "frechet": frechet_distance(features, real),
             "confidence": probabilities.max(1).values.mean().item(),
-            "share": (torch.bincount(probabilities.argmax(1), minlength=10) / len(images)).tolist(),
+            "share": (torch.bincount(probabilities.argmax(1), minlength=10) / len(drawn)).tolist(),
         }
     asked = assess(judge, model.decode_all(sample_mixture(mixture, classes, generator=cpu)))[1].argmax(1)
     result["asked_for"] = (asked == classes).float().mean().item()
@@ -234,7 +256,7 @@ def sample_table(s, names, split):
 
 
 def standard_error(values):
-    return (values.double().std() / math.sqrt(len(values))).item()
+    return (values.cpu().double().std() / math.sqrt(len(values))).item()
 
 
 def entropy(x):

@@ -44,7 +44,11 @@ def parse_args():
         help="how many digits; of each, with several of --digit "
         "(default: 64; 1 of each with several of --digit)",
     )
-    parser.add_argument("--nrow", type=cli.positive_int, default=8, help="how many in a row of the grid")
+    parser.add_argument(
+        "--nrow",
+        type=cli.positive_int,
+        help="how many in a row of the grid (default: 8; with several of --digit, all of one digit)",
+    )
     parser.add_argument(
         "--temperature",
         type=cli.positive_float,
@@ -53,12 +57,16 @@ def parse_args():
     parser.add_argument(
         "--save-images", type=Path, metavar="DIR", help="also write single 28 x 28 PNGs there"
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/generated.png"), help="picture of the grid")
+    parser.add_argument(
+        "--out", type=cli.png_file, default=Path("outputs/generated.png"), help="picture of the grid"
+    )
     cli.add_seed(parser)
     cli.add_device(parser)
     args = parser.parse_args()
     if args.manifold and (args.digit or args.sampler or args.n):
         parser.error("--manifold draws a plane, so --digit, --sampler and --n do not go with it")
+    if args.manifold and (args.nrow or args.temperature):
+        parser.error("--manifold draws a plane, so --nrow and --temperature do not go with it")
     if args.digit and args.sampler == "prior":
         parser.error(
             "--digit needs the mixture, so --sampler prior does not go with it: N(0, I) knows no classes"
@@ -70,8 +78,10 @@ def main():
     args = parse_args()
     model, state, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     generator = torch.Generator().manual_seed(args.seed)
-    nrow, temperature = args.nrow, args.temperature or TEMPERATURE
+    nrow, temperature = args.nrow or 8, args.temperature or TEMPERATURE
     if args.manifold:
+        if model.config["latent_dim"] < 2:
+            raise cli.UserError(f"{path} has a single latent and a plane needs two: leave --manifold out")
         if model.config["latent_dim"] == 2:  # the plane itself: no need of a mixture to find one
             mixture, what = None, "the latent plane"
         else:
@@ -81,7 +91,7 @@ def main():
         names = CLASS_NAMES[state["args"]["dataset"]]
         digits = [class_number(text, names) for text in args.digit]
         each = args.n or (64 if len(digits) == 1 else 1)
-        if len(digits) > 1:  # one row for each digit, or one row of all
+        if len(digits) > 1 and not args.nrow:  # one row for each digit, or one row of all
             nrow = each if each > 1 else len(digits)
         labels = torch.tensor(digits).repeat_interleave(each)
         mixture = cli.mixture_of(state, path)
@@ -102,14 +112,14 @@ def main():
         for i, digit in enumerate(pictures.to_pixels(images)):
             pictures.save_png(args.save_images / f"{i:05d}.png", Image.fromarray(digit))
         print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
-    print("next: python interpolate.py")
+    print(cli.next_step("interpolate", args.checkpoint))
 
 
 def class_number(text, names):
     if text.lower() in names:
         return names.index(text.lower())
-    if text.isdecimal() and int(text) < len(names):
-        return int(text)
+    if text in (numbers := [str(number) for number in range(len(names))]):
+        return numbers.index(text)
     listed = "0 to 9" if names[0] == "0" else "0 to 9 or of " + ", ".join(names)
     raise cli.UserError(f"--digit {text} is not one of {listed}")
 

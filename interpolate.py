@@ -49,7 +49,7 @@ def parse_args():
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=cli.png_file,
         default=Path("outputs/interpolation.png"),
         help="picture of the strip; the GIF goes beside it",
     )
@@ -66,8 +66,6 @@ def parse_args():
         parser.error("--index names test images, so --generated does not go with it")
     if args.index and args.rows > 1:
         parser.error("--index names one pair, so --rows does not go with it")
-    if args.out.suffix == ".gif":
-        parser.error("argument --out: name the strip, a .png; the GIF goes beside it")
     return args
 
 
@@ -94,7 +92,8 @@ def main():
     pictures.save_gif(gif, there_and_back, times)
 
     ends = "originals at the far ends, " if originals else ""
-    print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}\nnext: python tsne.py")
+    print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}")
+    print(cli.next_step("tsne", args.checkpoint))
 
 
 def generated_ends(args, mixture):

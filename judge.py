@@ -7,6 +7,7 @@ update rule", 2017, arXiv:1706.08500, do this with Inception), and which digit i
 """
 
 import io
+import zlib
 from pathlib import Path
 
 import torch
@@ -45,8 +46,14 @@ class Judge(nn.Module):
         return h, self.head(h)
 
 
-def load_judge(path, images, labels):
-    """The judge cached at ``path``, or one trained on images (N, 1, 28, 28) and labels (N,), then cached."""
+def load_judge(folder, images, labels):
+    """The judge of these images (N, 1, 28, 28) and labels (N,), trained and then kept in ``folder``.
+
+    There is one for each set of training images, since it must not have seen those it is
+    asked about.
+    """
+    content = zlib.crc32(labels.numpy(), zlib.crc32(images.cpu().numpy()))
+    path = Path(folder) / f"judge-{content:08x}.pt"
     torch.manual_seed(SEED)  # the same judge whatever it is to judge: its first weights come from here
     judge = Judge().to(images.device)
     try:
@@ -55,7 +62,7 @@ def load_judge(path, images, labels):
         train_judge(judge, images, labels)
         buffer = io.BytesIO()
         torch.save(judge.state_dict(), buffer)
-        write_file(Path(path), buffer.getvalue())
+        write_file(path, buffer.getvalue())
     return judge.eval()
 
 

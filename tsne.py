@@ -31,7 +31,10 @@ def parse_args():
         help="about how many neighbours count for a point",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("outputs/tsne.png"), help="the scatter plot; the map goes beside it"
+        "--out",
+        type=cli.png_file,
+        default=Path("outputs/tsne.png"),
+        help="the scatter plot; the map goes beside it",
     )
     cli.add_data_dir(parser)
     cli.add_seed(parser)
@@ -42,7 +45,7 @@ def parse_args():
 def main():
     args = parse_args()
     device = cli.pick_device(args.device)
-    model, state, _ = cli.open_model(args.checkpoint, device)
+    model, state, path = cli.open_model(args.checkpoint, device)
     dataset = state["args"]["dataset"]
     images, labels, source = load_dataset(dataset, args.data_dir, train=False)
     n = min(args.n, len(images))
@@ -59,6 +62,9 @@ def main():
     with torch.no_grad():
         mu = torch.cat([model.encode(x.to(device))[0].cpu() for x in batches(images, 1000)]).numpy()
 
+    if not np.isfinite(mu).all() or (mu == mu[0]).all():
+        raise cli.UserError(f"{path} encodes every image as the same z, or none: train another model")
+
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
     points = embed(mu, args.perplexity, args.seed)
     if n > NEIGHBORS:
@@ -67,7 +73,7 @@ def main():
     pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
     map_path = args.out.with_name(f"{args.out.stem}_map.png")
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
-    print(f"wrote {args.out}\nwrote {map_path}\nnext: python interpolate.py")
+    print(f"wrote {args.out}\nwrote {map_path}\n{cli.next_step('interpolate', args.checkpoint)}")
 
 
 def embed(mu, perplexity, seed):

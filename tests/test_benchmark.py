@@ -34,6 +34,15 @@ def test_ratios(call, data_dir, own_folder):
     assert shares == sorted(shares, reverse=True) and 50 < sum(shares) <= 101
 
 
+def test_batch_larger_than_the_data_set_counts_no_image_twice(call, data_dir, own_folder):
+    flops = []
+    for size in (50, 1000):  # there are 300
+        options = ("--rounds", 1, "--steps", 1, "--batch-size", size, "--data-dir", data_dir)
+        assert call("benchmark", *options, "--json", "numbers.json").code == 0
+        flops.append(json.loads((own_folder / "numbers.json").read_text())["flops_per_image"])
+    assert flops[0] == pytest.approx(flops[1])
+
+
 def test_flops_against_a_count_by_hand():
     """Two for every multiply-add; backward costs twice as much, but nobody needs the images' gradient."""
     z, (c1, c2, c3), hidden = 5, (2, 3, 4), 7

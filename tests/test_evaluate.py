@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from evaluate import elbo_terms, entropy, iw_log_likelihood
+from evaluate import elbo_terms, entropy, iw_log_likelihood, standard_error
 from judge import frechet_distance, load_judge
 
 
@@ -102,5 +102,17 @@ def test_judge_is_the_same_whatever_came_before_it(digits, tmp_path):
     judges = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        judges.append(load_judge(tmp_path / f"{seed}.pt", images[:, None], labels.long()).state_dict())
+        judges.append(load_judge(tmp_path / str(seed), images[:, None], labels.long()).state_dict())
     torch.testing.assert_close(*judges, rtol=0, atol=0)
+
+
+def test_every_set_of_training_images_has_a_judge_of_its_own(digits, tmp_path):
+    images, labels = (torch.from_numpy(array) for array in digits.train)
+    for part in (slice(0, 200), slice(100, 300), slice(0, 200)):
+        load_judge(tmp_path, images[part, None], labels[part].long())
+    load_judge(tmp_path, images[:200, None], 9 - labels[:200].long())
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_standard_error_by_hand():
+    assert standard_error(torch.tensor([1.0, 2.0, 4.0, 5.0])) == pytest.approx(math.sqrt(10 / 3) / 2)

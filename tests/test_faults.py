@@ -55,7 +55,7 @@ BAD_ARGUMENTS = [
     ("interpolate", "--method", ("cubic",)),
     ("tsne", "--n", ("0", "x")),
     ("tsne", "--perplexity", ("0", "-5", "nan", "100", "1e9")),  # there are 100 test images
-    ("generate", "--digit", ("12", "-1", "seven", "7.0", "t-shirt", "")),
+    ("generate", "--digit", ("12", "-1", "seven", "7.0", "t-shirt", "", "1" * 5000)),
     ("generate", "--sampler", ("posterior",)),
     ("evaluate", "--draws", ("0", "x")),
     ("evaluate", "--iw-samples", ("0", "x")),
@@ -97,7 +97,6 @@ def test_auto_takes_the_best_device_there_is(monkeypatch):
         (("--index", 0, 100), "0 to 99"),
         (("--index", -1, 5), "-1"),
         (("--index", 1, 2, "--rows", 2), "--rows"),
-        (("--out", "walk.gif"), "--out"),
     ],
 )
 def test_interpolation_that_cannot_be(refused, args, word):
@@ -115,6 +114,8 @@ def test_digit_that_the_test_images_lack(refused, write_data, own_folder):
         ("train", ("--resume", "--overwrite")),
         ("generate", ("--manifold", "--digit", 7)),
         ("generate", ("--manifold", "--sampler", "mixture")),
+        ("generate", ("--manifold", "--nrow", 5)),
+        ("generate", ("--manifold", "--temperature", 0.5)),
         ("generate", ("--digit", 7, "--sampler", "prior")),
         ("interpolate", ("--generated", "--index", 1, 2)),
     ],
@@ -142,6 +143,22 @@ def test_out_of_memory(capsys, allocate):
 
 def test_tsne_of_a_single_image(refused):
     refused("tsne", "--n", 1, "--perplexity", 0.5)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_tsne_of_a_model_that_sees_no_difference(refused, trained, value):
+    """scikit-learn would crash on points that are all the same."""
+    model, state = load_checkpoint(trained.checkpoint)
+    torch.nn.init.constant_(model.mu_head.weight, value)
+    save_checkpoint("same.pt", model, **state)
+    assert "same.pt" in refused("tsne", "--checkpoint", "same.pt", "--perplexity", 5)
+
+
+def test_plane_of_a_single_latent(refused, trained):
+    _, state = load_checkpoint(trained.checkpoint)
+    state["args"]["latent_dim"] = 1
+    save_checkpoint("line.pt", ConvVAE(latent_dim=1, hidden_dim=8), **state)
+    assert "line.pt" in refused("generate", "--manifold", "--checkpoint", "line.pt")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +243,22 @@ def test_corrupt_data(refused, write_data, own_folder, script):
     assert name in refused(script, "--data-dir", "data")
 
 
+def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder):
+    """Found before the training, not after it."""
+    path = write_data(own_folder / "data") / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + content[8:-1].replace(b"\t", b"\b") + b"\t")  # a single 9
+    assert "a class has 1 " in refused("train", "--data-dir", "data", "--checkpoint", "new.pt")
+    assert not (own_folder / "new.pt").exists()
+
+
+def test_held_out_images_of_another_data_set(refused, stopped):
+    model, state = load_checkpoint(stopped.partial)
+    state["args"]["validate"] = True
+    save_checkpoint("held-out.pt", model, **state)
+    assert "--data-dir" in refused("evaluate", "--checkpoint", "held-out.pt", "--data-dir", "nowhere")
+
+
 @pytest.mark.parametrize("dataset", ["fashion-mnist", "kmnist"])
 def test_no_network(refused, dataset):
     line = refused("train", "--dataset", dataset)
@@ -251,11 +284,19 @@ def test_file_where_a_folder_should_be(refused, own_folder, script, flag):
     "script, flag",
     [("generate", "--out"), ("interpolate", "--out"), ("evaluate", "--json"), ("benchmark", "--json")],
 )
-@pytest.mark.parametrize("folder", [".", "here"])
+@pytest.mark.parametrize("folder", [".", "here.png"])
 def test_folder_where_a_file_should_be(refused, own_folder, script, flag, folder):
-    (own_folder / "here").mkdir()
+    (own_folder / "here.png").mkdir()
     refused(script, flag, folder)
-    assert list(own_folder.rglob("*")) == [own_folder / "here"]
+    assert list(own_folder.rglob("*")) == [own_folder / "here.png"]
+
+
+@pytest.mark.parametrize("script", ["generate", "tsne", "interpolate"])
+@pytest.mark.parametrize("name", ["walk.gif", "digits.jpg", "digits"])
+def test_picture_that_would_not_be_what_its_name_says(refused, own_folder, script, name):
+    line = refused(script, "--out", name)
+    assert "--out" in line and ".png" in line
+    assert not list(own_folder.iterdir())
 
 
 # Training

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+import train
 from data import hold_out
 from loop import WEIGHT_DECAY, evaluate
 from mixture import sample_mixture
@@ -68,6 +69,7 @@ def test_help_shows_commands_and_flags(call, script):
     assert (result.code, result.err) == (0, [])
     for part in (f"python {script}.py", "--device", "--seed", "(default: "):
         assert part in result.out
+    assert "None" not in result.out
     assert ("--checkpoint" in result.out) == (script != "benchmark")  # which trains its own
 
 
@@ -146,8 +148,6 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     floor = Bernoulli(probs=x).entropy().sum().item() / len(x)  # tells which images these are
     assert numbers["bce_floor"] == pytest.approx(floor, rel=1e-5)
     assert "50 validation images of mnist" in result.out
-    judges = [path.name for path in (own_folder / "outputs").glob("judge-*")]
-    assert judges == ["judge-mnist-full-validation.pt"]  # another than the one that has seen these images
 
 
 def test_batch_larger_than_the_data_set(call, data_dir, read_metrics, own_folder):
@@ -220,6 +220,26 @@ def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_fold
     assert numbers["bce_floor"] == 0  # of pixels that are black or white
 
 
+def test_samples_of_both_kinds_of_model_are_held_against_the_same_images(call, data_dir, own_folder, trained):
+    """The training images' distance and the judge's accuracy do not depend on the model."""
+    assert (
+        call("train", "--epochs", 1, "--binarize", "--checkpoint", "b.pt", "--data-dir", data_dir).code == 0
+    )
+    samples = []
+    for checkpoint in (trained.checkpoint, "b.pt"):
+        options = ("--checkpoint", checkpoint, "--data-dir", data_dir, "--samples", "--json", "n.json")
+        assert call("evaluate", *options).code == 0
+        samples.append(json.loads((own_folder / "n.json").read_text())["samples"])
+    for key in ("train", "judge_accuracy"):
+        assert samples[0][key] == samples[1][key]
+
+
+def test_packaged_digits_are_no_test_images_of_a_model_that_knows_them(call, trained, own_folder):
+    result = call("evaluate", "--draws", 1, "--checkpoint", trained.checkpoint, "--data-dir", "nowhere")
+    assert result.code == 0
+    assert any("no test results" in line for line in result.err if line.startswith("warning:"))
+
+
 def test_binarizing_changes_what_is_trained_on(call, data_dir, read_metrics, own_folder):
     losses = set()
     for name, flags in (("gray", ()), ("binarized", ("--binarize",))):
@@ -266,6 +286,37 @@ def test_stops_exit_as_they_should_and_say_how_to_go_on(stopped):
 def test_unfinished_checkpoint_is_good_for_the_other_scripts(stopped, call, own_folder):
     assert call("generate", "--checkpoint", stopped.partial).code == 0
     assert Image.open(own_folder / "outputs" / "generated.png").size == (480, 480)
+
+
+def test_resuming_goes_on_in_the_same_folder_and_precision(call, data_dir, own_folder, monkeypatch):
+    """Without a word on either, and whatever --precision auto would choose here today."""
+    files = ("--checkpoint", "run.pt", "--data-dir", data_dir)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "report", stop)
+        assert call("train", "--epochs", 2, "--out", "mine", "--precision", "bf16", *files).code == 130
+    assert call("train", "--resume", "--precision", "auto", *files).code == 0
+    assert {path.name for path in own_folder.iterdir()} == {"run.pt", "run.pt.lock", "mine"}
+    state = load_checkpoint("run.pt")[1]
+    assert (state["args"]["precision"], len(state["history"])) == ("bf16", 2)
+
+
+def test_model_beyond_half_precision_is_kept_whole(call, data_dir, monkeypatch):
+    """65,504 is the largest number that half precision has."""
+    describe = train.describe
+
+    def describe_and_enlarge(model, *rest):
+        model.encoder[3].running_var.fill_(1e30)
+        return describe(model, *rest)
+
+    monkeypatch.setattr(train, "describe", describe_and_enlarge)
+    assert call("train", "--epochs", 1, "--data-dir", data_dir).code == 0
+    weights = load_checkpoint("checkpoints/vae.pt")[0].state_dict()
+    assert weights["encoder.3.running_var"].max() > 1e29
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 # Generating
@@ -339,6 +390,15 @@ def test_manifold_of_two_latents_is_the_plane_itself(call, data_dir, own_folder,
     corners = torch.tensor([[-q, q], [q, q], [-q, -q], [q, -q]])
     model = load_checkpoint("two.pt")[0].requires_grad_(False)
     assert same_pixels(shown[[0, 0, -1, -1], [0, -1, 0, -1]], model.decode(corners))
+
+
+def test_nrow_counts_for_digits_asked_for_as_well(trained, call, own_folder, cells):
+    options = ("--checkpoint", trained.checkpoint, "--digit", 3, 1, "--n", 4, "--nrow", 2)
+    result = call("generate", *options)
+    assert result.code == 0
+    assert cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2).shape[:2] == (4, 2)
+    # what comes next is about the same model
+    assert result.out.splitlines()[-1] == f"next: python interpolate.py --checkpoint {trained.checkpoint}"
 
 
 # Interpolating
@@ -521,7 +581,7 @@ def test_judged_samples(trained, call, data_dir, own_folder):
         result = call("evaluate", *options)
         assert result.code == 0
         results.append(json.loads((own_folder / "n.json").read_text())["samples"])
-    assert results[0] == results[1] and (own_folder / "outputs" / "judge-mnist-full.pt").exists()
+    assert results[0] == results[1] and len(list((own_folder / "outputs").glob("judge-*.pt"))) == 1
     samples = results[0]
     assert (samples["n"], samples["seed"]) == (100, 0) and samples["judge_accuracy"] > 0.2
     for kind in ("train", "recon", "prior", "mixture"):
