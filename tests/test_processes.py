@@ -118,6 +118,11 @@ def test_one_process_of_a_machine_reads_the_data_before_the_others(tmp_path):
     assert (tmp_path / "order").read_text() == "01"
 
 
+@pytest.mark.parametrize("device, expected", [("mps", torch.float32), ("cpu", torch.float64)])
+def test_losses_add_up_in_a_type_that_the_device_has(device, expected):
+    assert loop.sum_type(torch.device(device)) == expected
+
+
 def test_every_epoch_and_rank_has_its_own_randomness():
     seeds = [
         loop.mix_seed(*numbers)
