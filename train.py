@@ -97,14 +97,20 @@ def main():
     rank, world, device, store = join_processes(cli.pick_device(args.device))
     if store and store.check([SAVED]):  # torchrun replaces a worker that died: this run is under way
         args.resume, args.overwrite = True, False
-    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{args.checkpoint}.lock", timeout=0) if rank == 0 else contextlib.nullcontext()
+    with reserved(args.checkpoint, "--checkpoint", rank):
+        run(args, rank, world, device, store)
+
+
+@contextlib.contextmanager
+def reserved(path, flag, rank):
+    """Keep other trainings from writing to ``path``. A process that dies lets go of it, however it dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with lock:  # the system lets go of it when a process dies, however it dies
-            run(args, rank, world, device, store)
+        with FileLock(f"{path}.lock", timeout=0) if rank == 0 else contextlib.nullcontext():
+            yield
     except Timeout:
         raise cli.UserError(
-            f"another training is writing {args.checkpoint}: wait for it, or pass another --checkpoint"
+            f"another training is writing {path}: wait for it, or pass another {flag}"
         ) from None
 
 
@@ -182,30 +188,31 @@ def run(args, rank, world, device, store=None):
         save_reports(args.out, history, model, grid_z, test_images)
 
     try:
-        if rank == 0 and not state.get("finished"):
-            save_epoch()  # epoch 0, or what a kill right after the last checkpoint left undrawn
-        for epoch in range(len(history) + 1, args.epochs + 1):
-            start = time.perf_counter()  # a clock that never jumps
-            train_loss = train_epoch(network, optimizer, train_images, args, epoch, bf16, rank, world)
-            seconds = time.perf_counter() - start
-            test_loss = evaluate(model, test_images, args, bf16, rank, world)
-            row = {"epoch": epoch}
-            for half, (bce, kld) in (("train", train_loss), ("test", test_loss)):
-                row |= {f"{half}_loss": bce + args.beta * kld, f"{half}_bce": bce, f"{half}_kld": kld}
-            row |= {"images_per_s": len(train_images) / seconds, "seconds": seconds}
-            for name, value in row.items():
-                if not math.isfinite(value):
-                    raise cli.UserError(
-                        f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}, or "
-                        f"--weight-decay; {args.checkpoint} still holds epoch {epoch - 1}"
-                    )
-            history.append(row)
+        with reserved(args.out, "--out", rank):
+            if rank == 0 and not state.get("finished"):
+                save_epoch()  # epoch 0, or what a kill right after the last checkpoint left undrawn
+            for epoch in range(len(history) + 1, args.epochs + 1):
+                start = time.perf_counter()  # a clock that never jumps
+                train_loss = train_epoch(network, optimizer, train_images, args, epoch, bf16, rank, world)
+                seconds = time.perf_counter() - start
+                test_loss = evaluate(model, test_images, args, bf16, rank, world)
+                row = {"epoch": epoch}
+                for half, (bce, kld) in (("train", train_loss), ("test", test_loss)):
+                    row |= {f"{half}_loss": bce + args.beta * kld, f"{half}_bce": bce, f"{half}_kld": kld}
+                row |= {"images_per_s": len(train_images) / seconds, "seconds": seconds}
+                for name, value in row.items():
+                    if not math.isfinite(value):
+                        raise cli.UserError(
+                            f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}, or "
+                            f"--weight-decay; {args.checkpoint} still holds epoch {epoch - 1}"
+                        )
+                history.append(row)
+                if rank == 0:
+                    save_epoch()
+                    print(report(row), flush=True)
+                saved = epoch
             if rank == 0:
-                save_epoch()
-                print(report(row), flush=True)
-            saved = epoch
-        if rank == 0:
-            finish(args, model, train_images, train_labels, run_facts)
+                finish(args, model, train_images, train_labels, run_facts)
     except (KeyboardInterrupt, cli.Terminated) as stop:
         raise type(stop)(
             f"stopped; {args.checkpoint} holds epoch {saved} of {args.epochs}: add --resume to go on"

@@ -360,6 +360,13 @@ def test_two_trainings_into_one_file(refused, unfinished):
         assert "another training" in refused("train", "--resume", "--checkpoint", path)
 
 
+def test_two_trainings_into_one_folder(refused, own_folder):
+    with FileLock(own_folder / "pictures.lock"):
+        line = refused("train", "--checkpoint", "second.pt", "--out", "pictures")
+    assert "another training" in line and "--out" in line
+    assert not (own_folder / "second.pt").exists()
+
+
 @pytest.mark.parametrize("batch_size", [64, 300])
 def test_diverging_at_once_names_the_epoch(refused, batch_size):
     """With a single step in the epoch only the loss on the test images, after it, is no number."""

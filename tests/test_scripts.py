@@ -299,7 +299,7 @@ def test_resuming_goes_on_in_the_same_folder_and_precision(call, data_dir, own_f
         patch.setattr(train, "report", stop)
         assert call("train", "--epochs", 2, "--out", "mine", "--precision", "bf16", *files).code == 130
     assert call("train", "--resume", "--precision", "auto", *files).code == 0
-    assert {path.name for path in own_folder.iterdir()} == {"run.pt", "run.pt.lock", "mine"}
+    assert {path.name for path in own_folder.iterdir()} == {"run.pt", "run.pt.lock", "mine", "mine.lock"}
     state = load_checkpoint("run.pt")[1]
     assert (state["args"]["precision"], len(state["history"])) == ("bf16", 2)
 
