@@ -60,7 +60,7 @@ def parse_args():
         "--epochs",
         type=cli.positive_float,
         default=2.0,
-        help="of this repository's schedule for --time-to, in sixths of an epoch",
+        help="of this repository's schedule for --time-to, rounded to sixths of one",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the ratios to this file")
     cli.add_data_dir(parser)

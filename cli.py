@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -195,9 +196,10 @@ def mixture_of(state, path):
     return state["mixture"]
 
 
-def next_step(script, checkpoint):
+def next_step(checkpoint, *scripts):
     """The last line of a script's output: what to try next, with the same --checkpoint."""
-    return f"next: python {script}.py" + (f" --checkpoint {checkpoint}" if checkpoint else "")
+    use = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
+    return "next: " + "   ".join(f"python {script}.py{use}" for script in scripts)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def parse_args():
     parser.add_argument(
         "--nrow",
         type=cli.positive_int,
-        help="how many in a row of the grid (default: 8; with several of --digit, all of one digit)",
+        help="how many in a row (default: 8; with several of --digit, a row for each, or one of all)",
     )
     parser.add_argument(
         "--temperature",
@@ -112,7 +112,7 @@ def main():
         for i, digit in enumerate(pictures.to_pixels(images)):
             pictures.save_png(args.save_images / f"{i:05d}.png", Image.fromarray(digit))
         print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
-    print(cli.next_step("interpolate", args.checkpoint))
+    print(cli.next_step(args.checkpoint, "interpolate"))
 
 
 def class_number(text, names):

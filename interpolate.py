@@ -93,7 +93,7 @@ def main():
 
     ends = "originals at the far ends, " if originals else ""
     print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}")
-    print(cli.next_step("tsne", args.checkpoint))
+    print(cli.next_step(args.checkpoint, "tsne"))
 
 
 def generated_ends(args, mixture):

@@ -98,7 +98,9 @@ def main():
     if store and store.check([SAVED]):  # torchrun replaces a worker that died: this run is under way
         args.resume, args.overwrite = True, False
     with reserved(args.checkpoint, "--checkpoint", rank):
-        run(args, rank, world, device, store)
+        args, model, state = open_run(args, device) if args.resume else new_run(args)
+        with reserved(args.out, "--out", rank):
+            run(args, model, state, rank, world, device, store)
 
 
 @contextlib.contextmanager
@@ -114,22 +116,11 @@ def reserved(path, flag, rank):
         ) from None
 
 
-def run(args, rank, world, device, store=None):
-    """The whole training, as process ``rank`` of ``world``; alone, it is rank 0 of 1.
+def run(args, model, state, rank, world, device, store=None):
+    """All of the training that is not yet done, as process ``rank`` of ``world``; alone, it is 0 of 1.
 
     ``store`` is what torchrun's processes share; it outlives them.
     """
-    if args.resume:
-        args, model, state = open_run(args, device)
-    elif args.checkpoint.exists() and not args.overwrite:
-        raise cli.UserError(
-            f"{args.checkpoint} holds an earlier run: pass --resume to go on with it, "
-            "--overwrite to replace it, or another --checkpoint"
-        )
-    else:
-        torch.manual_seed(args.seed)
-        model = ConvVAE(args.latent_dim, dropout=args.dropout)
-        state = {"history": []}
     bf16 = choose_bf16(args.precision, device)
     args.precision = "bf16" if bf16 else "fp32"
     if args.batch_size < world:
@@ -145,7 +136,7 @@ def run(args, rank, world, device, store=None):
         raise cli.UserError(
             f"this run trained on the {state['source']} data set and found the {source} one: check --data-dir"
         )
-    if (rarest := torch.bincount(train_labels).min()) < 2:
+    if (rarest := torch.bincount(train_labels, minlength=10).min()) < 2:
         raise cli.UserError(
             f"a class has {rarest} training images and the latent mixture needs 2 of each: check --data-dir"
         )
@@ -168,7 +159,7 @@ def run(args, rank, world, device, store=None):
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise CheckpointError(f"{args.checkpoint} is damaged: its optimiser state does not fit") from None
     history = state["history"]
-    saved = len(history)  # epochs that are safe, whatever happens next
+    saved = len(history) if args.resume else None  # epochs that are safe, whatever happens next
     run_facts = {
         "args": {name: getattr(args, name) for name in SETTINGS},
         "source": source,
@@ -188,32 +179,34 @@ def run(args, rank, world, device, store=None):
         save_reports(args.out, history, model, grid_z, test_images)
 
     try:
-        with reserved(args.out, "--out", rank):
-            if rank == 0 and not state.get("finished"):
-                save_epoch()  # epoch 0, or what a kill right after the last checkpoint left undrawn
-            for epoch in range(len(history) + 1, args.epochs + 1):
-                start = time.perf_counter()  # a clock that never jumps
-                train_loss = train_epoch(network, optimizer, train_images, args, epoch, bf16, rank, world)
-                seconds = time.perf_counter() - start
-                test_loss = evaluate(model, test_images, args, bf16, rank, world)
-                row = {"epoch": epoch}
-                for half, (bce, kld) in (("train", train_loss), ("test", test_loss)):
-                    row |= {f"{half}_loss": bce + args.beta * kld, f"{half}_bce": bce, f"{half}_kld": kld}
-                row |= {"images_per_s": len(train_images) / seconds, "seconds": seconds}
-                for name, value in row.items():
-                    if not math.isfinite(value):
-                        raise cli.UserError(
-                            f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}, or "
-                            f"--weight-decay; {args.checkpoint} still holds epoch {epoch - 1}"
-                        )
-                history.append(row)
-                if rank == 0:
-                    save_epoch()
-                    print(report(row), flush=True)
-                saved = epoch
+        if rank == 0 and not state.get("finished"):
+            save_epoch()  # epoch 0, or what a kill right after the last checkpoint left undrawn
+        saved = len(history)
+        for epoch in range(len(history) + 1, args.epochs + 1):
+            start = time.perf_counter()  # a clock that never jumps
+            train_loss = train_epoch(network, optimizer, train_images, args, epoch, bf16, rank, world)
+            seconds = time.perf_counter() - start
+            test_loss = evaluate(model, test_images, args, bf16, rank, world)
+            row = {"epoch": epoch}
+            for half, (bce, kld) in (("train", train_loss), ("test", test_loss)):
+                row |= {f"{half}_loss": bce + args.beta * kld, f"{half}_bce": bce, f"{half}_kld": kld}
+            row |= {"images_per_s": len(train_images) / seconds, "seconds": seconds}
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise cli.UserError(
+                        f"{name} became {value} in epoch {epoch}: try a lower --lr than {args.lr}, or a "
+                        f"lower --weight-decay; {args.checkpoint} still holds epoch {epoch - 1}"
+                    )
+            history.append(row)
             if rank == 0:
-                finish(args, model, train_images, train_labels, run_facts)
+                save_epoch()
+                print(report(row), flush=True)
+            saved = epoch
+        if rank == 0:
+            finish(args, model, train_images, train_labels, run_facts)
     except (KeyboardInterrupt, cli.Terminated) as stop:
+        if rank > 0 or saved is None:
+            raise
         raise type(stop)(
             f"stopped; {args.checkpoint} holds epoch {saved} of {args.epochs}: add --resume to go on"
         ) from None
@@ -228,6 +221,8 @@ def join_processes(device):
     """
     if "LOCAL_RANK" not in os.environ:
         return 0, 1, device, None
+    if device.type == "mps":
+        raise cli.UserError("several processes cannot train on MPS together: add --device cpu")
     if device.type == "cuda":
         device = cli.pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
@@ -252,6 +247,17 @@ def first_on_its_machine(world):
     finally:
         if ahead and world > 1:
             dist.barrier()
+
+
+def new_run(args):
+    """A run that has not begun: ``(args, model, state)``."""
+    if args.checkpoint.exists() and not args.overwrite:
+        raise cli.UserError(
+            f"{args.checkpoint} holds an earlier run: pass --resume to go on with it, "
+            "--overwrite to replace it, or another --checkpoint"
+        )
+    torch.manual_seed(args.seed)
+    return args, ConvVAE(args.latent_dim, dropout=args.dropout), {"history": []}
 
 
 def open_run(args, device):
@@ -335,19 +341,24 @@ def finish(args, model, images, labels, run_facts):
             if args.binarize:
                 x = torch.bernoulli(x, generator=generator)
             parts.append(model.reparameterize(*model.encode(x), generator))
-    mixture = fit_mixture(torch.cat(parts).cpu(), labels, args.seed)
+    try:
+        mixture = fit_mixture(torch.cat(parts).cpu(), labels, args.seed)
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        raise cli.UserError(
+            f"the encoder's z are no data to fit a mixture to ({error}): try a lower --lr"
+        ) from None
     grids = [args.out / f"img_from_epoch{epoch}.png" for epoch in range(args.epochs + 1)]
-    pictures.save_film(args.out / "film.gif", [path for path in grids if path.exists()])
+    if grids := [path for path in grids if path.exists()]:
+        pictures.save_film(args.out / "film.gif", grids)
     # Last of all: a run killed before this has not finished, and --resume does the above again.
     half = copy.deepcopy(model).half()
     kept = half if all(value.isfinite().all() for value in half.state_dict().values()) else model
     save_checkpoint(args.checkpoint, kept, finished=True, mixture=mixture, **run_facts)
-    use = "" if args.checkpoint == cli.TRAINED else f" --checkpoint {args.checkpoint}"
     print(
         f"wrote {args.checkpoint}\n"
         f"wrote {args.out}/: img_from_epoch0.png ... img_from_epoch{args.epochs}.png, recon_from_epoch*.png, "
         "metrics.csv, loss_curves.png, film.gif\n"
-        f"next: python generate.py{use}   python evaluate.py{use}"
+        + cli.next_step(None if args.checkpoint == cli.TRAINED else args.checkpoint, "generate", "evaluate")
     )
 
 

@@ -73,7 +73,7 @@ def main():
     pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
     map_path = args.out.with_name(f"{args.out.stem}_map.png")
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
-    print(f"wrote {args.out}\nwrote {map_path}\n{cli.next_step('interpolate', args.checkpoint)}")
+    print(f"wrote {args.out}\nwrote {map_path}\n{cli.next_step(args.checkpoint, 'interpolate')}")
 
 
 def embed(mu, perplexity, seed):

@@ -243,12 +243,14 @@ def test_corrupt_data(refused, write_data, own_folder, script):
     assert name in refused(script, "--data-dir", "data")
 
 
-def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder):
+@pytest.mark.parametrize("left", [0, 1])
+def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder, left):
     """Found before the training, not after it."""
     path = write_data(own_folder / "data") / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     content = path.read_bytes()
-    path.write_bytes(content[:8] + content[8:-1].replace(b"\t", b"\b") + b"\t")  # a single 9
-    assert "a class has 1 " in refused("train", "--data-dir", "data", "--checkpoint", "new.pt")
+    labels = content[8:].replace(b"\t", b"\b")  # no 9
+    path.write_bytes(content[:8] + labels[left:] + b"\t" * left)
+    assert f"a class has {left} " in refused("train", "--data-dir", "data", "--checkpoint", "new.pt")
     assert not (own_folder / "new.pt").exists()
 
 
@@ -408,6 +410,25 @@ def test_clock_that_jumps_a_day_at_every_look(call, data_dir, own_folder, monkey
     seconds = [float(row["seconds"]) for row in rows]
     assert min(seconds) > 0 and sum(seconds) < elapsed
     assert [float(row["images_per_s"]) for row in rows] == pytest.approx([300 / s for s in seconds])
+
+
+def test_stop_before_anything_is_saved_claims_nothing(call, data_dir, watch_saves, own_folder):
+    def stop(state):
+        raise KeyboardInterrupt
+
+    watch_saves(stop)
+    result = call("train", "--epochs", 1, "--data-dir", data_dir, "--checkpoint", "new.pt")
+    assert (result.code, result.err) == (130, ["stopped"])
+    assert not (own_folder / "new.pt").exists()
+
+
+def test_z_that_no_mixture_fits(refused, stopped, own_folder):
+    """Finite, but beyond what scikit-learn can square and subtract."""
+    model, state = load_checkpoint(stopped.partial)
+    state["args"]["epochs"] = len(state["history"])
+    torch.nn.init.constant_(model.mu_head.bias, 1e30)
+    save_checkpoint("far.pt", model, **state)
+    assert "mixture" in refused("train", "--resume", "--checkpoint", "far.pt")
 
 
 def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinished, data_dir, watch_saves):
