@@ -63,10 +63,10 @@ def parse_args():
     cli.add_seed(parser)
     cli.add_device(parser)
     args = parser.parse_args()
-    if args.manifold and (args.digit or args.sampler or args.n):
-        parser.error("--manifold draws a plane, so --digit, --sampler and --n do not go with it")
-    if args.manifold and (args.nrow or args.temperature):
-        parser.error("--manifold draws a plane, so --nrow and --temperature do not go with it")
+    if args.manifold and (args.digit or args.sampler or args.n or args.nrow or args.temperature):
+        parser.error(
+            "--manifold draws a plane, so --digit, --sampler, --n, --nrow and --temperature do not go with it"
+        )
     if args.digit and args.sampler == "prior":
         parser.error(
             "--digit needs the mixture, so --sampler prior does not go with it: N(0, I) knows no classes"

@@ -116,7 +116,7 @@ def reserved(path, flag, rank):
         ) from None
 
 
-def run(args, model, state, rank, world, device, store=None):
+def run(args, model, state, rank, world, device, store):
     """All of the training that is not yet done, as process ``rank`` of ``world``; alone, it is 0 of 1.
 
     ``store`` is what torchrun's processes share; it outlives them.
@@ -159,7 +159,7 @@ def run(args, model, state, rank, world, device, store=None):
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise CheckpointError(f"{args.checkpoint} is damaged: its optimiser state does not fit") from None
     history = state["history"]
-    saved = len(history) if args.resume else None  # epochs that are safe, whatever happens next
+    saved = len(history) if "args" in state else None  # epochs that are safe; a new run has none yet
     run_facts = {
         "args": {name: getattr(args, name) for name in SETTINGS},
         "source": source,
@@ -347,8 +347,8 @@ def finish(args, model, images, labels, run_facts):
         raise cli.UserError(
             f"the encoder's z are no data to fit a mixture to ({error}): try a lower --lr"
         ) from None
-    grids = [args.out / f"img_from_epoch{epoch}.png" for epoch in range(args.epochs + 1)]
-    if grids := [path for path in grids if path.exists()]:
+    paths = [args.out / f"img_from_epoch{epoch}.png" for epoch in range(args.epochs + 1)]
+    if grids := [path for path in paths if path.exists()]:
         pictures.save_film(args.out / "film.gif", grids)
     # Last of all: a run killed before this has not finished, and --resume does the above again.
     half = copy.deepcopy(model).half()

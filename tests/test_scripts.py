@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import train
 from data import hold_out
+from judge import load_judge
 from loop import WEIGHT_DECAY, choose_bf16, evaluate
 from mixture import sample_mixture
 from model import load_checkpoint
@@ -148,6 +149,8 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     floor = Bernoulli(probs=x).entropy().sum().item() / len(x)  # tells which images these are
     assert numbers["bce_floor"] == pytest.approx(floor, rel=1e-5)
     assert "50 validation images of mnist" in result.out
+    load_judge("outputs", kept, kept_labels.long())  # finds the one that is there, or trains another
+    assert len(list((own_folder / "outputs").glob("judge-*.pt"))) == 1  # which has not seen these images
 
 
 def test_batch_larger_than_the_data_set(call, data_dir, read_metrics, own_folder):
@@ -222,9 +225,8 @@ def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_fold
 
 def test_samples_of_both_kinds_of_model_are_held_against_the_same_images(call, data_dir, own_folder, trained):
     """The training images' distance and the judge's accuracy do not depend on the model."""
-    assert (
-        call("train", "--epochs", 1, "--binarize", "--checkpoint", "b.pt", "--data-dir", data_dir).code == 0
-    )
+    options = ("--checkpoint", "b.pt", "--data-dir", data_dir)
+    assert call("train", "--epochs", 1, "--binarize", *options).code == 0
     samples = []
     for checkpoint in (trained.checkpoint, "b.pt"):
         options = ("--checkpoint", checkpoint, "--data-dir", data_dir, "--samples", "--json", "n.json")
