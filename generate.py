@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-import cli
-import pictures
 from data import CLASS_NAMES
 from mixture import TEMPERATURE, sample_labels, sample_mixture
+from support import cli, pictures
+from support.errors import UserError, user_errors
 
 MANIFOLD_SIDE = 20  # images along each side of the plane
 
@@ -40,18 +40,18 @@ def parse_args():
     )
     parser.add_argument(
         "--n",
-        type=cli.positive_int,
+        type=cli.number(int, at_least=1),
         help="how many digits; of each, with several of --digit "
         "(default: 64; 1 of each with several of --digit)",
     )
     parser.add_argument(
         "--nrow",
-        type=cli.positive_int,
+        type=cli.number(int, at_least=1),
         help="how many in a row (default: 8; with several of --digit, a row for each, or one of all)",
     )
     parser.add_argument(
         "--temperature",
-        type=cli.positive_float,
+        type=cli.number(float, above=0),
         help=f"scales the spread of z (default: 1 for N(0, I), {TEMPERATURE} for the mixture)",
     )
     parser.add_argument(
@@ -76,36 +76,9 @@ def parse_args():
 
 def main():
     args = parse_args()
-    model, state, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
-    generator = torch.Generator().manual_seed(args.seed)
-    nrow, temperature = args.nrow or 8, args.temperature or TEMPERATURE
-    if args.manifold:
-        if model.config["latent_dim"] < 2:
-            raise cli.UserError(f"{path} has a single latent and a plane needs two: leave --manifold out")
-        if model.config["latent_dim"] == 2:  # the plane itself: no need of a mixture to find one
-            mixture, what = None, "the latent plane"
-        else:
-            mixture, what = cli.mixture_of(state, path), "the plane of the two leading latent directions"
-        images, nrow = model.decode_all(manifold(mixture)), MANIFOLD_SIDE
-    elif args.digit:
-        names = CLASS_NAMES[state["args"]["dataset"]]
-        digits = [class_number(text, names) for text in args.digit]
-        each = args.n or (64 if len(digits) == 1 else 1)
-        if len(digits) > 1 and not args.nrow:  # one row for each digit, or one row of all
-            nrow = each if each > 1 else len(digits)
-        labels = torch.tensor(digits).repeat_interleave(each)
-        mixture = cli.mixture_of(state, path)
-        images = model.decode_all(sample_mixture(mixture, labels, temperature, generator))
-        what = f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
-    elif args.sampler == "mixture":
-        mixture = cli.mixture_of(state, path)
-        labels = sample_labels(mixture, args.n or 64, generator)
-        images = model.decode_all(sample_mixture(mixture, labels, temperature, generator))
-        what = f"{len(images)} samples from the latent mixture, seed {args.seed}"
-    else:
-        images = model.sample(args.n or 64, args.temperature or 1.0, generator)
-        what = f"{len(images)} samples from N(0, I), seed {args.seed}"
-
+    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    draw = draw_manifold if args.manifold else draw_classes if args.digit else draw_samples
+    images, nrow, what = draw(args, model, run, path)
     pictures.save_png(args.out, pictures.grid(images, nrow))
     print(f"wrote {args.out}: {what}")
     if args.save_images:
@@ -115,37 +88,84 @@ def main():
     print(cli.next_step(args.checkpoint, "interpolate"))
 
 
+# Each of these returns images (N, 1, 28, 28), how many of them stand in a row, and in words what they are.
+
+
+def draw_samples(args, model, run, path):
+    """Samples of the prior or of the mixture."""
+    n, generator = args.n or 64, torch.Generator().manual_seed(args.seed)
+    if args.sampler == "mixture":
+        mixture = cli.mixture_of(run, path)
+        labels = sample_labels(mixture, n, generator)
+        z = sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator)
+        images, source = model.decode_all(z), "the latent mixture"
+    else:
+        images, source = model.sample(n, args.temperature or 1.0, generator), "N(0, I)"
+    return images, args.nrow or 8, f"{n} samples from {source}, seed {args.seed}"
+
+
+def draw_classes(args, model, run, path):
+    """The digits asked for: a row for each of several, or one row of them all."""
+    names = CLASS_NAMES[run.settings.dataset]
+    digits = [class_number(text, names) for text in args.digit]
+    each = args.n or (64 if len(digits) == 1 else 1)
+    nrow = args.nrow or 8
+    if len(digits) > 1 and not args.nrow:
+        nrow = each if each > 1 else len(digits)
+    labels = torch.tensor(digits).repeat_interleave(each)
+    generator = torch.Generator().manual_seed(args.seed)
+    mixture = cli.mixture_of(run, path)
+    images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
+    return images, nrow, f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
+
+
+def draw_manifold(args, model, run, path):
+    """A plane through the latent space, MANIFOLD_SIDE images along each side."""
+    latent_dim = model.config["latent_dim"]
+    if latent_dim < 2:
+        raise UserError(f"{path} has a single latent and a plane needs two: leave --manifold out")
+    if latent_dim == 2:  # the plane itself: no need of a mixture to find one
+        z, what = unit_plane(), "the latent plane"
+    else:
+        z = leading_plane(cli.mixture_of(run, path))
+        what = "the plane of the two leading latent directions"
+    return model.decode_all(z), MANIFOLD_SIDE, what
+
+
 def class_number(text, names):
+    """The number of the class that ``text`` names or numbers. Raises UserError if there is none."""
     if text.lower() in names:
         return names.index(text.lower())
-    if text in (numbers := [str(number) for number in range(len(names))]):
+    numbers = [str(number) for number in range(len(names))]
+    if text in numbers:
         return numbers.index(text)
-    listed = "0 to 9" if names[0] == "0" else "0 to 9 or of " + ", ".join(names)
-    raise cli.UserError(f"--digit {text} is not one of {listed}")
+    listed = "0 to 9" if names == numbers else "0 to 9 or of " + ", ".join(names)
+    raise UserError(f"--digit {text} is not one of {listed}")
 
 
-def manifold(mixture):
-    """z (MANIFOLD_SIDE^2, latent_dim) on a plane, spaced by equal probability.
-
-    Two latents are the plane themselves. Of more, it is that of the two directions in
-    which the encoded training set, as the mixture knows it, varies most.
-    """
+def unit_plane():
+    """z (MANIFOLD_SIDE^2, 2) spaced by equal probability under N(0, I), row by row, y upwards."""
     quantiles = torch.linspace(0.02, 0.98, MANIFOLD_SIDE)
     ticks = torch.distributions.Normal(0, 1).icdf(quantiles)
-    x, y = torch.meshgrid(ticks, -ticks, indexing="xy")  # row by row, y upwards
-    plane = torch.stack([x.flatten(), y.flatten()], dim=1)
-    if mixture is None:
-        return plane
+    x, y = torch.meshgrid(ticks, -ticks, indexing="xy")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def leading_plane(mixture):
+    """z (MANIFOLD_SIDE^2, latent_dim) on the plane in which the encoded training set varies most.
+
+    Its mean and covariance are those of the mixture fitted to it.
+    """
     weights = (mixture["share"][:, None] * mixture["weights"]).flatten()[:, None]  # (C * K, 1)
-    means = mixture["means"].flatten(0, 1)
+    means = mixture["means"].flatten(0, 1)  # (C * K, D)
     center = (weights * means).sum(0)
-    cholesky = mixture["cholesky"].flatten(0, 1)
+    cholesky = mixture["cholesky"].flatten(0, 1)  # (C * K, D, D)
     within = (weights[..., None] * (cholesky @ cholesky.mT)).sum(0)
     between = (weights * (means - center)).T @ (means - center)
     variances, directions = torch.linalg.eigh(within + between)  # ascending
-    return center + plane @ (directions[:, -2:].flip(1) * variances[-2:].flip(0).sqrt()).T
+    return center + unit_plane() @ (directions[:, -2:].flip(1) * variances[-2:].flip(0).sqrt()).T
 
 
 if __name__ == "__main__":
-    with cli.user_errors():
+    with user_errors():
         main()

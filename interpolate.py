@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-import cli
-import pictures
-from data import CLASS_NAMES, batches, load_dataset
+from data import CLASS_NAMES, load_dataset, to_float
 from mixture import sample_mixture
+from model import EVAL_BATCH
+from support import cli, pictures
+from support.errors import UserError, user_errors
 
 HOLD, STEP = 700, 60  # milliseconds the GIF rests at an end, and at every frame between
 GIF_FRAMES = 24  # between the ends, whatever the strip shows
@@ -38,12 +39,17 @@ def parse_args():
         help="the two test images themselves, instead of --digits",
     )
     parser.add_argument(
-        "--steps", type=cli.positive_int, default=10, help="decoded images in the strip, ends included"
+        "--steps",
+        type=cli.number(int, at_least=2),
+        default=10,
+        help="decoded images in the strip, ends included",
     )
     parser.add_argument(
         "--method", choices=["linear", "slerp"], default="slerp", help="the way between two points"
     )
-    parser.add_argument("--rows", type=cli.positive_int, default=1, help="how many pairs of the two digits")
+    parser.add_argument(
+        "--rows", type=cli.number(int, at_least=1), default=1, help="how many pairs of the two digits"
+    )
     parser.add_argument(
         "--generated", action="store_true", help="start and end at samples of --digits: needs no data"
     )
@@ -57,8 +63,6 @@ def parse_args():
     cli.add_seed(parser)
     cli.add_device(parser)
     args = parser.parse_args()
-    if args.steps < 2:
-        parser.error("argument --steps: a walk has two ends, so at least 2")
     for digit in args.digits:
         if not 0 <= digit <= 9:
             parser.error(f"argument --digits: {digit} is not one of 0 to 9")
@@ -71,12 +75,12 @@ def parse_args():
 
 def main():
     args = parse_args()
-    model, state, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     if args.generated:
-        za, zb = generated_ends(args, cli.mixture_of(state, path))
+        za, zb = generated_ends(args, cli.mixture_of(run, path))
         originals = None
     else:
-        za, zb, originals = encoded_ends(args, model, state["args"]["dataset"])
+        za, zb, originals = encoded_ends(args, model, run.settings.dataset)
 
     strip = model.decode_all(walk(za, zb, args.steps, args.method).flatten(0, 1))
     rows = strip.unflatten(0, (args.rows, args.steps))
@@ -104,15 +108,15 @@ def generated_ends(args, mixture):
 
 def encoded_ends(args, model, dataset):
     """mu of test images to walk between, (rows, latent_dim) each, and the images, (rows, 1, 28, 28) each."""
-    images, labels, _ = load_dataset(dataset, args.data_dir, train=False)
+    images, labels, _ = load_dataset(dataset, args.data_dir, "test")
     starts, ends = choose_pairs(args, labels)
     names = CLASS_NAMES[dataset]
     for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
         print(f"test image {a} ({names[labels[a]]}) to test image {b} ({names[labels[b]]}), {args.method}")
-    x = next(batches(images, 2 * args.rows, torch.cat([starts, ends])))
-    with torch.no_grad():
-        mu = model.encode(x.to(next(model.parameters()).device))[0].cpu()
-    return *mu.chunk(2), x.chunk(2)
+    x = to_float(images[torch.cat([starts, ends])])
+    mu, _ = model.encode_all(x.split(EVAL_BATCH))
+    za, zb = mu.chunk(2)
+    return za, zb, x.chunk(2)
 
 
 def choose_pairs(args, labels):
@@ -120,16 +124,14 @@ def choose_pairs(args, labels):
     if args.index:
         for index in args.index:
             if not 0 <= index < len(labels):
-                raise cli.UserError(
-                    f"there is no test image {index}: --index goes from 0 to {len(labels) - 1}"
-                )
+                raise UserError(f"there is no test image {index}: --index goes from 0 to {len(labels) - 1}")
         return torch.tensor(args.index[:1]), torch.tensor(args.index[1:])
     generator = torch.Generator().manual_seed(args.seed)
     chosen = []
     for digit in args.digits:
         members = (labels == digit).nonzero().flatten()
         if len(members) == 0:
-            raise cli.UserError(f"the test images have no {digit}: choose another of --digits")
+            raise UserError(f"the test images have no {digit}: choose another of --digits")
         # with replacement, so that any number of rows can be had
         chosen.append(members[torch.randint(len(members), (args.rows,), generator=generator)])
     return chosen
@@ -151,5 +153,5 @@ def walk(za, zb, steps, method):
 
 
 if __name__ == "__main__":
-    with cli.user_errors():
+    with user_errors():
         main()

@@ -25,10 +25,10 @@ def fit_mixture(z, labels, seed=0):
     """
     from sklearn.mixture import GaussianMixture  # here, not above: only the end of a training needs it
 
-    classes = range(int(labels.max()) + 1)
-    members = [z[labels == c].double().numpy() for c in classes]
-    # as many components as the smallest class can feed
-    components = max(1, min(COMPONENTS, min(map(len, members)) // (4 * z.shape[1])))
+    members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]
+    # A component needs some images to be fitted to: the smallest class says how many there can be.
+    smallest = min(len(own) for own in members)
+    components = max(1, min(COMPONENTS, smallest // (4 * z.shape[1])))
     fits = [
         GaussianMixture(components, reg_covar=1e-3, random_state=seed, max_iter=200).fit(own)
         for own in members
@@ -48,18 +48,20 @@ def fit_mixture(z, labels, seed=0):
 def is_mixture(value, latent_dim):
     """Whether ``value`` can be sampled from: what fit_mixture returns, whole and finite."""
     try:
+        classes, components = value["weights"].shape
+        shapes = {
+            "share": (classes,),
+            "weights": (classes, components),
+            "means": (classes, components, latent_dim),
+            "cholesky": (classes, components, latent_dim, latent_dim),
+        }
+        for name, shape in shapes.items():
+            tensor = value[name]
+            if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                return False
         share, weights = value["share"], value["weights"]
-        shapes = {"share": weights.shape[:1], "weights": weights.shape}
-        shapes["means"] = (*weights.shape, latent_dim)
-        shapes["cholesky"] = (*weights.shape, latent_dim, latent_dim)
-        return (
-            all(value[name].shape == torch.Size(shape) for name, shape in shapes.items())
-            and all(value[name].dtype == torch.float32 and value[name].isfinite().all() for name in shapes)
-            and bool(
-                (share >= 0).all() and share.sum() > 0 and (weights >= 0).all() and (weights.sum(1) > 0).all()
-            )
-        )
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError):
+        return bool(share.min() >= 0 and share.sum() > 0 and weights.min() >= 0 and weights.sum(1).min() > 0)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return False
 
 

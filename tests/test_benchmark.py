@@ -1,14 +1,18 @@
 """The benchmark: its ratios are those of its times, its FLOPs those counted by hand, and both ways learn."""
 
+import copy
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmark import our_way, step_flops, usual_layers, usual_way
-from loop import PEAK_LR
+from benchmark import our_way
+from data import Split
 from model import ConvVAE
+from support.checkpoint import Settings
+from support.timing import step_flops
+from support.usual import usual_layers, usual_way
+from train import make_optimizer, mix_seed, train_epoch
 
 
 def test_ratios(call, data_dir, own_folder):
@@ -54,7 +58,7 @@ def test_flops_against_a_count_by_hand():
     forward = 2 * (encoder + encoder_fc + decoder_fc + decoder)
     expected = 3 * forward - 2 * 28**2 * 9 * c1
     model = ConvVAE(z, (c1, c2, c3), hidden)
-    assert step_flops(model, torch.zeros(6, 1, 28, 28, dtype=torch.uint8), bf16=False) == 6 * expected
+    assert step_flops(model, torch.zeros(6, 1, 28, 28), "fp32") == 6 * expected
 
 
 def test_usual_layers_are_the_same_function(digits):
@@ -68,16 +72,44 @@ def test_usual_layers_are_the_same_function(digits):
     torch.testing.assert_close(usual.decode(z), model.decode(z), rtol=1e-5, atol=1e-5)
 
 
+def losses(model, images, run, epochs):
+    """The loss on the images, z = mu, after every epoch."""
+    result = []
+    for _ in range(epochs):
+        run()
+        mu, _ = model.eval().encode_all([images.float() / 255])
+        recon = model.decode_all(mu)
+        result.append(torch.nn.functional.binary_cross_entropy(recon, images.float() / 255).item())
+    return result
+
+
 def test_both_ways_learn(digits):
     images, labels = (torch.from_numpy(array) for array in digits.train)
-    images, args = images[:, None], SimpleNamespace(batch_size=50, seed=0)
+    split = Split(images[:, None], labels, "full")
     torch.manual_seed(0)
-    ours = our_way(ConvVAE(), images, args, epochs=9, bf16=False)
-    ours_losses = [sum(ours(epoch)) for epoch in range(1, 5)]
-    usual = usual_way(ConvVAE(), images, labels, batch_size=50, lr=PEAK_LR)
-    usual_losses = [usual(epoch) for epoch in range(1, 5)]
-    for losses in (ours_losses, usual_losses):
-        assert losses[0] > losses[1] > losses[3] > 0
+    ours, usual = ConvVAE(), ConvVAE()
+    for model, run in (
+        (ours, our_way(ours, split.images, 50, steps=24, precision="fp32")),
+        (usual, usual_way(usual, split, 50, Settings.lr)),
+    ):
+        first, second, _, last = losses(model, split.images, run, epochs=4)
+        assert first > second > last > 0
+
+
+def test_our_way_is_the_way_of_train(digits, monkeypatch):
+    """A step on the same images, in the same order and with the same noise has the same gradients."""
+    monkeypatch.setattr(torch, "randperm", lambda n, generator=None: torch.arange(n))
+    images = torch.from_numpy(digits.train[0][:40])[:, None]
+    torch.manual_seed(0)
+    one = ConvVAE(hidden_dim=32).to(memory_format=torch.channels_last)
+    two = copy.deepcopy(one)
+    settings = Settings(epochs=1, batch_size=40, precision="fp32")
+    train_epoch(one, make_optimizer(one, settings.lr, 0.0), images, 1, settings)
+    step = our_way(two, images, 40, steps=1, precision="fp32")
+    torch.manual_seed(mix_seed(settings.seed, 1, 1))  # as in the first epoch of train.py
+    step()
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
 
 
 def test_time_to_a_loss_that_both_reach_and_to_one_that_neither_does(call, data_dir, own_folder):

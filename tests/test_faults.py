@@ -1,6 +1,7 @@
 """Whatever a user, a disk or a network does wrong: one clear line, a non-zero exit, and nothing lost."""
 
 import csv
+import dataclasses
 import errno
 import itertools
 import math
@@ -12,8 +13,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-import cli
-from model import ConvVAE, load_checkpoint, save_checkpoint
+from model import ConvVAE
+from support import cli
+from support.checkpoint import load_checkpoint, save_checkpoint
+from support.errors import Terminated, user_errors
 
 READERS = ("generate", "tsne", "interpolate", "evaluate")  # of a checkpoint
 DATA_READERS = READERS[1:]
@@ -135,7 +138,7 @@ def test_absurdly_large_number(refused, script, flag, size):
 @pytest.mark.parametrize("allocate", [torch.empty, bytearray])
 def test_out_of_memory(capsys, allocate):
     """More bytes than any machine can address: torch raises a RuntimeError on a CPU, Python a MemoryError."""
-    with pytest.raises(SystemExit) as stop, cli.user_errors():
+    with pytest.raises(SystemExit) as stop, user_errors():
         allocate(2**60)
     assert stop.value.code == 1
     assert re.fullmatch("error: .*memory.*\n", capsys.readouterr().err)
@@ -148,16 +151,16 @@ def test_tsne_of_a_single_image(refused):
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_tsne_of_a_model_that_sees_no_difference(refused, trained, value):
     """scikit-learn would crash on points that are all the same."""
-    model, state = load_checkpoint(trained.checkpoint)
+    model, run = load_checkpoint(trained.checkpoint)
     torch.nn.init.constant_(model.mu_head.weight, value)
-    save_checkpoint("same.pt", model, **state)
+    save_checkpoint("same.pt", model, run)
     assert "same.pt" in refused("tsne", "--checkpoint", "same.pt", "--perplexity", 5)
 
 
 def test_plane_of_a_single_latent(refused, trained):
-    _, state = load_checkpoint(trained.checkpoint)
-    state["args"]["latent_dim"] = 1
-    save_checkpoint("line.pt", ConvVAE(latent_dim=1, hidden_dim=8), **state)
+    _, run = load_checkpoint(trained.checkpoint)
+    run.mixture = None  # which is of another latent space
+    save_checkpoint("line.pt", ConvVAE(latent_dim=1, hidden_dim=8), run)
     assert "line.pt" in refused("generate", "--manifold", "--checkpoint", "line.pt")
 
 
@@ -207,7 +210,9 @@ def test_resuming_from_a_bad_checkpoint_leaves_it(refused, bad_checkpoint, fault
 
 @pytest.mark.parametrize("script", READERS)
 def test_weights_without_a_word_on_what_they_were_trained_on(refused, script):
-    save_checkpoint("bare.pt", ConvVAE(latent_dim=2, hidden_dim=8))
+    model = ConvVAE(latent_dim=2, hidden_dim=8)
+    content = {"format": "conv-vae", "version": 1, "config": model.config, "model": model.state_dict()}
+    torch.save(content, "bare.pt")
     assert "bare.pt" in refused(script, "--checkpoint", "bare.pt")
 
 
@@ -255,9 +260,9 @@ def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder, 
 
 
 def test_held_out_images_of_another_data_set(refused, stopped):
-    model, state = load_checkpoint(stopped.partial)
-    state["args"]["validate"] = True
-    save_checkpoint("held-out.pt", model, **state)
+    model, run = load_checkpoint(stopped.partial)
+    run.settings = dataclasses.replace(run.settings, validate=True)
+    save_checkpoint("held-out.pt", model, run)
     assert "--data-dir" in refused("evaluate", "--checkpoint", "held-out.pt", "--data-dir", "nowhere")
 
 
@@ -306,12 +311,12 @@ def test_picture_that_would_not_be_what_its_name_says(refused, own_folder, scrip
 
 @pytest.fixture
 def unfinished(stopped, own_folder):
-    """Makes a copy of a run that was stopped after the first of five epochs, with changes to its state."""
+    """Makes a copy of a run that was stopped after the first of five epochs, with changes to its settings."""
 
     def unfinished(**changes):
-        model, state = load_checkpoint(stopped.partial)
-        state["args"] |= changes
-        save_checkpoint("unfinished.pt", model, **state)
+        model, run = load_checkpoint(stopped.partial)
+        run.settings = dataclasses.replace(run.settings, **changes)
+        save_checkpoint("unfinished.pt", model, run)
         return own_folder / "unfinished.pt"
 
     return unfinished
@@ -326,8 +331,8 @@ def test_overwrite_starts_anew(call, unfinished, data_dir):
     path = unfinished()
     options = ("--overwrite", "--epochs", 1, "--latent-dim", 3, "--data-dir", data_dir)
     assert call("train", "--checkpoint", path, *options).code == 0
-    model, state = load_checkpoint(path)
-    assert model.config["latent_dim"] == 3 and len(state["history"]) == 1
+    model, run = load_checkpoint(path)
+    assert model.config["latent_dim"] == 3 and len(run.history) == 1
 
 
 def test_finished_run_has_nothing_to_resume(refused, trained):
@@ -353,7 +358,7 @@ def test_resuming_without_the_data_it_was_trained_on(refused, unfinished):
     """The packaged sample steps in for MNIST, but not in the middle of a run."""
     path = unfinished()
     assert "--data-dir" in refused("train", "--resume", "--checkpoint", path, "--data-dir", "nowhere")
-    assert len(load_checkpoint(path)[1]["history"]) == 1
+    assert len(load_checkpoint(path)[1].history) == 1
 
 
 def test_two_trainings_into_one_file(refused, unfinished):
@@ -380,20 +385,20 @@ def test_diverging_later_keeps_the_last_good_epoch(refused, unfinished):
     path = unfinished(lr=1e30)
     before, _ = load_checkpoint(path)
     assert re.search(r"\b(nan|inf)\b.* epoch 2\b", refused("train", "--resume", "--checkpoint", path))
-    after, state = load_checkpoint(path)
+    after, run = load_checkpoint(path)
     torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=0)
-    assert len(state["history"]) == 1 and math.isfinite(state["history"][0]["test_loss"])
+    assert len(run.history) == 1 and math.isfinite(run.history[0]["test_loss"])
 
 
 def test_full_disk_keeps_the_last_good_epoch(refused, unfinished, own_folder, watch_saves):
-    def full_disk(state):
-        if len(state["history"]) == 2:
+    def full_disk(run):
+        if len(run.history) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = unfinished()
     watch_saves(full_disk)
     assert "No space left" in refused("train", "--resume", "--checkpoint", path)
-    assert len(load_checkpoint(path)[1]["history"]) == 1
+    assert len(load_checkpoint(path)[1].history) == 1
     assert not list(own_folder.rglob("*.tmp"))
 
 
@@ -413,7 +418,7 @@ def test_clock_that_jumps_a_day_at_every_look(call, data_dir, own_folder, monkey
 
 
 def test_stop_before_anything_is_saved_claims_nothing(call, data_dir, watch_saves, own_folder):
-    def stop(state):
+    def stop(run):
         raise KeyboardInterrupt
 
     watch_saves(stop)
@@ -424,16 +429,16 @@ def test_stop_before_anything_is_saved_claims_nothing(call, data_dir, watch_save
 
 def test_z_that_no_mixture_fits(refused, stopped, own_folder):
     """Finite, but beyond what scikit-learn can square and subtract."""
-    model, state = load_checkpoint(stopped.partial)
-    state["args"]["epochs"] = len(state["history"])
+    model, run = load_checkpoint(stopped.partial)
+    run.settings = dataclasses.replace(run.settings, epochs=len(run.history))
     torch.nn.init.constant_(model.mu_head.bias, 1e30)
-    save_checkpoint("far.pt", model, **state)
+    save_checkpoint("far.pt", model, run)
     assert "mixture" in refused("train", "--resume", "--checkpoint", "far.pt")
 
 
 def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinished, data_dir, watch_saves):
-    def stop(state):
-        if len(state["history"]) == 2:
+    def stop(run):
+        if len(run.history) == 2:
             raise KeyboardInterrupt
 
     path = unfinished()
@@ -442,15 +447,15 @@ def test_stop_in_the_middle_of_saving_claims_no_more_than_is_saved(call, unfinis
     assert result.code == 130
     (line,) = result.err
     assert "--resume" in line and "epoch 2" not in line
-    assert len(load_checkpoint(path)[1]["history"]) == 1
+    assert len(load_checkpoint(path)[1].history) == 1
 
 
 def test_stop_after_the_last_epoch_can_be_resumed(call, data_dir, watch_saves):
     """While the finished run's smaller checkpoint, without the optimiser, is being made."""
-    stops = [cli.Terminated()]
+    stops = [Terminated()]
 
-    def stop_once(state):
-        if "optimizer" not in state and stops:
+    def stop_once(run):
+        if run.optimizer is None and stops:
             raise stops.pop()
 
     watch_saves(stop_once)
@@ -458,4 +463,4 @@ def test_stop_after_the_last_epoch_can_be_resumed(call, data_dir, watch_saves):
     stopped = call("train", "--epochs", 1, *options)
     assert stopped.code == 143 and len(stopped.err) == 1 and "--resume" in stopped.err[0]
     assert call("train", "--resume", *options).code == 0
-    assert "optimizer" not in load_checkpoint("new.pt")[1]
+    assert load_checkpoint("new.pt")[1].optimizer is None

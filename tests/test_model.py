@@ -1,30 +1,14 @@
-"""The network, the loss and the checkpoints, against hand-worked numbers and torch.distributions."""
+"""The network and the loss, against hand-worked numbers and torch.distributions."""
 
-import contextlib
-import errno
 import math
-import os
-import pickle
-import resource
-import sys
-import zipfile
 
 import pytest
 import torch
-from fuzz_checkpoint import Call
 from torch import nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from loop import make_optimizer
-from model import (
-    LOGVAR_RANGE,
-    CheckpointError,
-    ConvVAE,
-    ToOneMap,
-    load_checkpoint,
-    save_checkpoint,
-    vae_loss,
-)
+from model import LOGVAR_RANGE, ConvVAE, ToOneMap, recon_loss, vae_loss
+from train import make_optimizer
 
 
 @pytest.fixture
@@ -58,6 +42,14 @@ def test_kl_against_torch_distributions():
     assert kld.item() == pytest.approx(reference.item(), rel=1e-5)
 
 
+def test_many_z_for_each_image_have_a_loss_each(x):
+    """logits (5, 4, 1, 28, 28) against x (4, 1, 28, 28), black and white: -log p(x|z) is (5, 4)."""
+    logits = 3 * torch.randn(5, 4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    x = x[:4].round()
+    expected = -Bernoulli(logits=logits).log_prob(x).sum((2, 3, 4))
+    torch.testing.assert_close(recon_loss(logits, x), expected)
+
+
 def test_kl_of_the_prior_is_zero():
     images = torch.zeros(2, 1, 2, 2)
     assert vae_loss(images, images, torch.zeros(2, 5), torch.zeros(2, 5))[2] == 0
@@ -79,7 +71,8 @@ def test_loss_is_per_image_whatever_the_batch(x):
     one = vae_loss(logits, x[:1], mu, logvar)
     many = vae_loss(*(t.repeat_interleave(32, 0) for t in (logits, x[:1], mu, logvar)))
     torch.testing.assert_close(many, one)
-    _, bce, kld = vae_loss(*(t.repeat(1, 2) for t in (logits.flatten(1), x[:1].flatten(1), mu, logvar)))
+    wide = [t.repeat(1, 1, 1, 2) for t in (logits, x[:1])]
+    _, bce, kld = vae_loss(*wide, *(t.repeat(1, 2) for t in (mu, logvar)))
     torch.testing.assert_close((bce, kld), (2 * one[1], 2 * one[2]))
 
 
@@ -168,6 +161,16 @@ def test_sample_decodes_the_generators_normal_numbers(model):
     torch.testing.assert_close(drawn, model.decode(0.5 * z))
 
 
+def test_many_batches_are_encoded_and_decoded_as_each_alone(model, x):
+    mu, logvar = model.encode_all(x.split(50))
+    alone = [model.encode(part) for part in x.split(50)]
+    torch.testing.assert_close(mu, torch.cat([part[0] for part in alone]), rtol=0, atol=0)
+    torch.testing.assert_close(logvar, torch.cat([part[1] for part in alone]), rtol=0, atol=0)
+    z = torch.randn(2100, 6, generator=torch.Generator().manual_seed(0))  # no multiple of the batch
+    parts = [model.decode(part) for part in z.split(1000)]
+    torch.testing.assert_close(model.decode_all(z), torch.cat(parts), rtol=0, atol=0)
+
+
 @torch.no_grad()
 def test_eval_mode_is_deterministic_and_knows_no_batch(model, x):
     together = model.encode(x)
@@ -211,212 +214,7 @@ def test_activating_before_the_pool_would_be_the_same_function(model, x):
     torch.testing.assert_close(model.encode(x)[0], mu, rtol=0, atol=0)
 
 
-# Checkpoints
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    """A good checkpoint."""
-    path = tmp_path / "vae.pt"
-    save_checkpoint(path, model)
-    return path
-
-
-@pytest.fixture
-def save_content(model, tmp_path):
-    """A function that writes a checkpoint with parts of its content replaced."""
-
-    def save_content(**parts):
-        path = tmp_path / "changed.pt"
-        save_checkpoint(path, model)
-        torch.save(torch.load(path, weights_only=True) | parts, path)
-        return path
-
-    return save_content
-
-
-def test_checkpoint_round_trip_is_exact(model, x, tmp_path):
-    path = tmp_path / "new" / "folder" / "vae.pt"
-    history = [{"epoch": 1, "loss": 0.1}]
-    optimizer = torch.optim.AdamW(model.parameters())
-    logits, mu, logvar = model(x)
-    vae_loss(logits, x, mu, logvar)[0].backward()
-    optimizer.step()
-    save_checkpoint(path, model, history=history, optimizer=optimizer.state_dict())
-    loaded, state = load_checkpoint(path)
-    assert loaded.config == model.config and not loaded.training
-    assert all(parameter.requires_grad for parameter in loaded.parameters())
-    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(state["optimizer"], optimizer.state_dict(), rtol=0, atol=0)
-    assert state["history"] == history
-    assert os.listdir(path.parent) == ["vae.pt"]
-
-
-def test_half_precision_checkpoint_loads_as_float32(model, saved):
-    save_checkpoint(saved, model.half())
-    loaded, _ = load_checkpoint(saved)
-    assert {t.dtype for t in loaded.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.99, 0.9999])
-def test_truncated_checkpoint_is_refused(saved, share):
-    content = saved.read_bytes()
-    saved.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match="vae"):
-        load_checkpoint(saved)
-
-
-def test_one_flipped_bit_is_refused(saved):
-    content = bytearray(saved.read_bytes())
-    content[len(content) // 2] ^= 1
-    saved.write_bytes(content)
-    with pytest.raises(CheckpointError, match="vae"):
-        load_checkpoint(saved)
-
-
-def write_plain_zip(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("notes.txt", "no weights here")
-
-
-FOREIGN = {
-    "text": lambda path: path.write_text("hello"),
-    "zip": write_plain_zip,
-    "picture": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000)),
-    "list": lambda path: torch.save([1, 2, 3], path),
-    "state dict": lambda path: torch.save(nn.Linear(2, 2).state_dict(), path),
-    "whole module": lambda path: torch.save(nn.Linear(2, 2), path),
-    "old torch format": lambda path: torch.save({"model": {}}, path, _use_new_zipfile_serialization=False),
-}
-
-
-@pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN)
-def test_foreign_file_is_refused(tmp_path, write):
-    path = tmp_path / "vae.pt"
-    write(path)
-    with pytest.raises(CheckpointError, match="vae"):
-        load_checkpoint(path)
-
-
-def test_missing_checkpoint_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere"):
-        load_checkpoint(tmp_path / "nowhere.pt")
-
-
-@pytest.mark.parametrize("version", [0, 999, "1", None])
-def test_another_format_version_is_refused(save_content, version):
-    with pytest.raises(CheckpointError, match="version"):
-        load_checkpoint(save_content(version=version))
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"format": "another project's"},
-        {"config": None},
-        {"config": {"latent_dim": 6}},  # a smaller network's
-        {"config": {"latent_dim": "six"}},
-        {"config": {"latent_dim": -1}},
-        {"config": {"surprise": 1}},
-        {"model": None},
-        {"model": {}},
-        {"model": {"mu_head.weight": 1}},
-    ],
-    ids=str,
-)
-def test_wrong_parts_are_refused(save_content, parts):
-    with pytest.raises(CheckpointError, match="changed"):
-        load_checkpoint(save_content(**parts))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_weights_of_wrong_shape_or_kind_are_refused(model, save_content):
-    weights = model.state_dict()
-    for wrong in (torch.zeros(6, 31), torch.zeros(6, 32, dtype=torch.long), torch.zeros(6, 32).to_sparse()):
-        with pytest.raises(CheckpointError):
-            load_checkpoint(save_content(model=weights | {"mu_head.weight": wrong}))
-    with pytest.raises(CheckpointError):
-        load_checkpoint(save_content(model=weights | {"one_too_many": torch.zeros(1)}))
-
-
-def peak_memory():
-    """The most bytes this process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
-@pytest.mark.parametrize("hidden_dim", [100_000, 10**9, 10**30])
-def test_absurd_sizes_are_refused_without_allocation(model, save_content, hidden_dim):
-    """100,000 would take 1.6 GB: affordable here, so only the memory in use can tell."""
-    path = save_content(config=model.config | {"hidden_dim": hidden_dim})
-    before = peak_memory()
-    with pytest.raises(CheckpointError):
-        load_checkpoint(path)
-    assert peak_memory() - before < 100e6
-
-
-def test_weights_that_claim_more_than_the_file_holds_are_refused(model, save_content):
-    """One number with a stride of zero poses as 800 MB of weights."""
-    config = model.config | {"hidden_dim": 50_000}
-    with torch.device("meta"):
-        weights = ConvVAE(**config).state_dict()
-    bloated = {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in weights.items()}
-    with pytest.raises(CheckpointError):
-        load_checkpoint(save_content(config=config, model=bloated))
-
-
-def test_code_in_a_checkpoint_does_not_run(tmp_path, save_content):
-    caught = tmp_path / "caught"
-    bait = Call(os.mkdir, str(caught))
-    bare = tmp_path / "bare.pt"
-    bare.write_bytes(pickle.dumps(bait))
-    pickle.loads(bare.read_bytes())
-    assert caught.exists()  # the bait works
-    caught.rmdir()
-    for path in (bare, save_content(extra=bait), save_content(model=bait)):
-        with pytest.raises(CheckpointError):
-            load_checkpoint(path)
-        assert not caught.exists()
-
-
-@pytest.mark.parametrize("size", [10**15, 10**30])
-def test_bytes_that_claim_absurd_sizes_are_refused(save_content, size):
-    """bytearray is on torch's list of what is safe to call."""
-    with pytest.raises(CheckpointError):
-        load_checkpoint(save_content(extra=Call(bytearray, size)))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_damaged_pickles_in_intact_archives_are_refused(saved, tmp_path):
-    """torch's unpickler raises IndexError, struct.error and others on these."""
-    with zipfile.ZipFile(saved) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    name = next(name for name in content if name.endswith("data.pkl"))
-    good = content[name]
-    path = tmp_path / "damaged.pt"
-    for at in [*range(2, 60), *range(60, len(good), 97)]:
-        for byte in b"R0r\x81":  # reduce, pop, memorise, new object
-            content[name] = good[:at] + bytes([byte]) + good[at + 1 :]
-            with zipfile.ZipFile(path, "w") as archive:
-                for entry in content.items():
-                    archive.writestr(*entry)
-            with contextlib.suppress(CheckpointError):
-                load_checkpoint(path)  # some damage does no harm
-
-
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_failed_save_leaves_the_earlier_checkpoint(model, saved, monkeypatch, function):
-    before = saved.read_bytes()
-
-    def full_disk(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, function, full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(saved, ConvVAE(latent_dim=2, hidden_dim=8))
-    assert saved.read_bytes() == before
-    assert os.listdir(saved.parent) == [saved.name]
-    assert load_checkpoint(saved)[0].config == model.config
+# Training
 
 
 def test_fully_connected_weights_decay_and_nothing_else():
@@ -432,7 +230,7 @@ def test_fully_connected_weights_decay_and_nothing_else():
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-def test_share_that_is_none(share):
+def test_dropout_that_is_no_fraction(share):
     with pytest.raises(ValueError, match="between 0 and 1"):
         ConvVAE(dropout=share)
 

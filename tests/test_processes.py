@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT
 
-import loop
 import train
-from model import ConvVAE, load_checkpoint, save_checkpoint
+from model import ConvVAE
+from support import distributed
+from support.checkpoint import Run, Settings, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +55,19 @@ def torchrun(data_dir):
     return start
 
 
-def test_two_processes_learn_what_one_does(torchrun, run, read_metrics, data_dir, tmp_path):
-    (tmp_path / "one").mkdir()
+def test_two_processes_learn_what_one_does(torchrun, call, read_metrics, data_dir, tmp_path):
     (tmp_path / "two").mkdir()
     process = torchrun(tmp_path / "two", "--epochs", 4)
     out, _ = process.communicate(timeout=150)
     assert process.returncode == 0, out
     assert len(re.findall(r"^epoch +\d+ +train", out, re.MULTILINE)) == 4  # rank 0 alone prints
-    assert (
-        run("train", "--epochs", 4, "--batch-size", 32, "--data-dir", data_dir, cwd=tmp_path / "one").code
-        == 0
-    )
-    rows = [read_metrics(tmp_path / folder / "outputs" / "training") for folder in ("one", "two")]
+    one = ("--epochs", 4, "--batch-size", 32, "--data-dir", data_dir, "--out", "one")
+    assert call("train", *one).code == 0
+    rows = [read_metrics(out) for out in (tmp_path / "one", tmp_path / "two" / "outputs" / "training")]
     for one, two in zip(*rows, strict=True):
         # not equal: batch-norm sees half of a batch, and the noise is another
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=0.1)
-    _, state = load_checkpoint(tmp_path / "two" / "checkpoints" / "vae.pt")
-    assert state["finished"]
+    assert load_checkpoint(tmp_path / "two" / "checkpoints" / "vae.pt")[1].mixture is not None
 
 
 def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, read_metrics, tmp_path):
@@ -88,15 +85,10 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, read_metrics,
     assert [row["epoch"] for row in read_metrics(tmp_path / "outputs" / "training")] == list(range(1, 9))
 
 
-def test_a_run_that_was_refused_is_refused_again_after_a_restart(torchrun, run, data_dir, tmp_path):
+def test_a_run_that_was_refused_is_refused_again_after_a_restart(torchrun, tmp_path):
     """torchrun restarts whatever failed; that must not turn a refusal into a resumed training."""
-    options = ("--epochs", 1, "--batch-size", 32, "--data-dir", data_dir)
-    assert run("train", *options, cwd=tmp_path).code == 0
     checkpoint = tmp_path / "checkpoints" / "vae.pt"
-    _, state = load_checkpoint(checkpoint)
-    state["history"].clear()
-    del state["finished"]
-    save_checkpoint(checkpoint, ConvVAE(), **state)
+    save_checkpoint(checkpoint, ConvVAE(), Run(Settings(epochs=1, batch_size=32), source="full"))
     before = checkpoint.read_bytes()
     process = torchrun(tmp_path, "--epochs", 1, launcher=["--max-restarts=1"])
     out, _ = process.communicate(timeout=150)
@@ -107,7 +99,7 @@ def test_a_run_that_was_refused_is_refused_again_after_a_restart(torchrun, run, 
 def enter_first_on_its_machine(rank, folder):
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    with contextlib.suppress(ValueError), train.first_on_its_machine(2):
+    with contextlib.suppress(ValueError), distributed.first_on_its_machine():
         if rank == 0:
             time.sleep(1)
         with open(folder / "order", "a") as file:
@@ -122,12 +114,12 @@ def test_one_process_of_a_machine_reads_the_data_before_the_others(tmp_path):
 
 @pytest.mark.parametrize("device, expected", [("mps", torch.float32), ("cpu", torch.float64)])
 def test_losses_add_up_in_a_type_that_the_device_has(device, expected):
-    assert loop.sum_type(torch.device(device)) == expected
+    assert distributed.sum_type(torch.device(device)) == expected
 
 
 def test_every_epoch_and_rank_has_its_own_randomness():
     seeds = [
-        loop.mix_seed(*numbers)
+        train.mix_seed(*numbers)
         for numbers in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (0, 2, 1), (0, 1, 2), (2**32 - 1, 1, 0)]
     ]
     draws = [tuple(torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()) for seed in seeds]

@@ -7,11 +7,10 @@ import shlex
 import sys
 
 import pytest
-import torch
 from conftest import ROOT
 
-import cli
-from model import load_checkpoint
+from support import cli
+from support.checkpoint import load_checkpoint
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"^(?:python|torchrun \S+) (\w+\.py.*)$", README, re.MULTILINE)))
@@ -40,20 +39,17 @@ def test_shipped_checkpoint(path):
     content = path.read_bytes()
     assert hashlib.sha256(content).hexdigest() in README
     assert len(content) < 10_000_000
-    model, state = cli.load_run(path, torch.device("cpu"))
+    _, run = load_checkpoint(path)
     epochs = {"pretrained.pt": 100, "pretrained_binarized.pt": 150}[path.name]
-    assert state["args"]["epochs"] == len(state["history"]) == epochs
-    binarize = " --binarize" * state["args"]["binarize"]
+    assert run.settings.epochs == len(run.history) == epochs
+    binarize = " --binarize" if run.settings.binarize else ""
     # the README says how to train it
     assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? --epochs {epochs} ", README, re.M)
-    assert state["source"] == "full"
-    assert model.config == load_checkpoint(path)[0].config
-    cli.mixture_of(state, path)
+    assert run.source == "full" and run.mixture is not None
 
 
 def test_shipped_numbers_are_the_readmes():
-    _, state = cli.load_run(cli.SHIPPED, torch.device("cpu"))
-    last = state["history"][-1]
+    last = load_checkpoint(cli.SHIPPED)[1].history[-1]
     ours = re.search(r"this repository, 100 epochs\*\* \| \*\*([\d.]+)", README)
     assert float(ours[1]) == pytest.approx(last["test_bce"] + last["test_kld"], abs=0.1)
 

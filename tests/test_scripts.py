@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import train
-from data import hold_out
-from judge import load_judge
-from loop import WEIGHT_DECAY, choose_bf16, evaluate
+from data import load_dataset
 from mixture import sample_mixture
-from model import load_checkpoint
+from support.checkpoint import Settings, load_checkpoint
+from support.cli import pick_precision
+from support.judge import load_judge
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +106,13 @@ def test_reconstructions_stand_under_their_originals(trained, model, test_images
 
 
 def test_checkpoint_knows_its_run(trained):
-    model, state = load_checkpoint(trained.checkpoint)
-    assert model.config["latent_dim"] == state["args"]["latent_dim"] == 8
-    assert state["args"]["dataset"] == "mnist" and state["source"] == "full"
-    assert [row["epoch"] for row in state["history"]] == [1, 2, 3]
+    model, run = load_checkpoint(trained.checkpoint)
+    assert model.config["latent_dim"] == run.settings.latent_dim == 8
+    assert run.settings == Settings(
+        epochs=3, batch_size=16, latent_dim=8, lr=0.002, precision=pick_precision("auto", torch.device("cpu"))
+    )
+    assert run.source == "full" and run.optimizer is None and run.out is None
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
 
 
 def test_same_seed_trains_the_same_model_and_another_seed_another(call, data_dir, read_metrics, own_folder):
@@ -127,20 +129,20 @@ def test_same_seed_trains_the_same_model_and_another_seed_another(call, data_dir
 
 def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_dir, own_folder, digits):
     images, labels = (torch.from_numpy(array) for array in digits.train)
-    (kept, kept_labels), (held_out, held_out_labels) = hold_out(images, labels)
-    assert (len(kept), len(kept_labels), len(held_out), len(held_out_labels)) == (250, 250, 50, 50)
-    assert sorted([*kept.tolist(), *held_out.tolist()]) == sorted(images.tolist())
-    parts = ((kept, kept_labels), (held_out, held_out_labels))
-    for image, label in (pair for part in parts for pair in zip(*part, strict=True)):
+    splits = [load_dataset("mnist", data_dir, split, validate=True) for split in ("train", "validation")]
+    assert [len(split.images) for split in splits] == [len(split.labels) for split in splits] == [250, 50]
+    found = torch.cat([split.images[:, 0] for split in splits])
+    assert sorted(found.tolist()) == sorted(images.tolist())
+    for image, label in zip(found, torch.cat([split.labels for split in splits]), strict=True):
         assert label == labels[(images == image).flatten(1).all(1)]
+    held_out = splits[1].images
 
     result = call("train", "--epochs", 1, "--validate", "--precision", "fp32", "--data-dir", data_dir)
-    assert "250 training and 50 held-out training images" in result.out
-    model, state = load_checkpoint("checkpoints/vae.pt")
-    args = SimpleNamespace(seed=0, binarize=False)
-    loss = sum(evaluate(model, held_out[:, None], args, bf16=False, rank=0, world=1))
-    assert loss == pytest.approx(state["history"][-1]["test_loss"], rel=1e-3)  # weights in half precision
-    assert f"validation -ELBO {state['history'][-1]['test_loss']:.2f} nats" in call("generate").out
+    assert "250 training and 50 validation images" in result.out
+    model, run = load_checkpoint("checkpoints/vae.pt")
+    loss, _, _ = train.loss_on(model, held_out, run.settings)
+    assert loss == pytest.approx(run.history[-1]["test_loss"], rel=1e-3)  # weights in half precision
+    assert f"validation -ELBO {run.history[-1]['test_loss']:.2f} nats" in call("generate").out
 
     result = call("evaluate", "--samples", "--data-dir", data_dir, "--json", "numbers.json")
     numbers = json.loads((own_folder / "numbers.json").read_text())
@@ -149,7 +151,9 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     floor = Bernoulli(probs=x).entropy().sum().item() / len(x)  # tells which images these are
     assert numbers["bce_floor"] == pytest.approx(floor, rel=1e-5)
     assert "50 validation images of mnist" in result.out
-    load_judge("outputs", kept, kept_labels.long())  # finds the one that is there, or trains another
+    load_judge(
+        "outputs", splits[0].images, splits[0].labels
+    )  # finds the one that is there, or trains another
     assert len(list((own_folder / "outputs").glob("judge-*.pt"))) == 1  # which has not seen these images
 
 
@@ -186,15 +190,15 @@ def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_
     assert row["test_loss"] == pytest.approx(row["test_bce"] + 3 * row["test_kld"])
 
 
-@pytest.mark.parametrize("flags, decay", [((), WEIGHT_DECAY), (("--weight-decay", 0.7), 0.7)])
+@pytest.mark.parametrize("flags, decay", [((), Settings.weight_decay), (("--weight-decay", 0.7), 0.7)])
 def test_weight_decay_reaches_the_optimizer(call, data_dir, watch_saves, flags, decay):
     decays = set()
-    # the finished run's checkpoint has no optimiser
-    watch_saves(
-        lambda state: decays.update(
-            g["weight_decay"] for g in state.get("optimizer", {}).get("param_groups", ())
-        )
-    )
+
+    def see(run):
+        if run.optimizer:  # the finished run's checkpoint has none
+            decays.update(group["weight_decay"] for group in run.optimizer["param_groups"])
+
+    watch_saves(see)
     assert call("train", "--epochs", 1, "--data-dir", data_dir, *flags).code == 0
     assert decays == {0.0, decay}
 
@@ -202,10 +206,12 @@ def test_weight_decay_reaches_the_optimizer(call, data_dir, watch_saves, flags, 
 def test_learning_rate_falls_along_a_cosine(call, data_dir, watch_saves):
     """Four steps in each of five epochs: two of the 20 to warm up, the others down to a hundredth."""
     rates = []
-    # one rate for all parameters; the finished run's checkpoint has none
-    watch_saves(
-        lambda state: rates.extend({g["lr"] for g in state.get("optimizer", {}).get("param_groups", ())})
-    )
+
+    def see(run):
+        if run.optimizer:  # the finished run's checkpoint has none
+            rates.extend({group["lr"] for group in run.optimizer["param_groups"]})  # one for all parameters
+
+    watch_saves(see)
     options = ("--epochs", 5, "--batch-size", 75, "--lr", 0.001, "--data-dir", data_dir)
     assert call("train", *options).code == 0
     last_steps = (3, 7, 11, 15, 19)  # of the epochs, counted from 0
@@ -251,12 +257,13 @@ def test_binarizing_changes_what_is_trained_on(call, data_dir, read_metrics, own
     assert len(losses) == 2
 
 
-def test_packaged_sample_trains_and_says_so(run, own_folder):
+def test_packaged_sample_trains_and_says_so(call, own_folder):
     """With neither files nor a network, from the first command to the numbers."""
-    result = run("train", "--epochs", 1, "--batch-size", 250, cwd=own_folder)
+    result = call("train", "--epochs", 1, "--batch-size", 250)
     assert result.code == 0
-    assert all(line.startswith("warning: no MNIST") for line in result.err) and result.err
-    assert load_checkpoint(own_folder / "checkpoints" / "vae.pt")[1]["source"] == "sample"
+    (line,) = result.err  # once, though there are two splits
+    assert line.startswith("warning: no MNIST")
+    assert load_checkpoint(own_folder / "checkpoints" / "vae.pt")[1].source == "sample"
 
 
 # Resuming
@@ -264,11 +271,11 @@ def test_packaged_sample_trains_and_says_so(run, own_folder):
 
 def test_stopped_and_resumed_run_equals_the_uninterrupted_one(stopped, read_metrics):
     assert stopped.end.code == 0, stopped.end.err
-    (whole, whole_state), (pieces, pieces_state) = (
+    (whole, whole_run), (pieces, pieces_run) = (
         load_checkpoint(folder / "checkpoints" / "vae.pt") for folder in (stopped.whole, stopped.pieces)
     )
     torch.testing.assert_close(pieces.state_dict(), whole.state_dict(), rtol=0, atol=0)
-    assert pieces_state["args"] == whole_state["args"]
+    assert pieces_run.settings == whole_run.settings
     whole_out, pieces_out = (folder / "outputs" / "training" for folder in (stopped.whole, stopped.pieces))
     assert read_metrics(pieces_out) == read_metrics(whole_out)
     assert {path.name for path in pieces_out.iterdir()} == {path.name for path in whole_out.iterdir()}
@@ -293,7 +300,8 @@ def test_unfinished_checkpoint_is_good_for_the_other_scripts(stopped, call, own_
 def test_resuming_goes_on_in_the_same_folder_and_precision(call, data_dir, own_folder, monkeypatch):
     """Without a word on either, and whatever --precision auto would choose here today."""
     files = ("--checkpoint", "run.pt", "--data-dir", data_dir)
-    precision = "fp32" if choose_bf16("auto", torch.device("cpu")) else "bf16"  # not what auto chooses
+    other = {"fp32": "bf16", "bf16": "fp32"}
+    precision = other[pick_precision("auto", torch.device("cpu"))]
 
     def stop(row):
         raise KeyboardInterrupt
@@ -303,8 +311,8 @@ def test_resuming_goes_on_in_the_same_folder_and_precision(call, data_dir, own_f
         assert call("train", "--epochs", 2, "--out", "mine", "--precision", precision, *files).code == 130
     assert call("train", "--resume", "--precision", "auto", *files).code == 0
     assert {path.name for path in own_folder.iterdir()} == {"run.pt", "run.pt.lock", "mine", "mine.lock"}
-    state = load_checkpoint("run.pt")[1]
-    assert (state["args"]["precision"], len(state["history"])) == (precision, 2)
+    _, run = load_checkpoint("run.pt")
+    assert (run.settings.precision, len(run.history)) == (precision, 2)
 
 
 def test_model_beyond_half_precision_is_kept_whole(call, data_dir, monkeypatch):
@@ -367,7 +375,7 @@ def test_digits_asked_for_come_from_their_own_gaussians(trained, call, own_folde
     assert call("generate", *options).code == 0
     shown = cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2)
     assert shown.shape[:2] == (3, 2)
-    mixture = load_checkpoint(trained.checkpoint)[1]["mixture"]
+    mixture = load_checkpoint(trained.checkpoint)[1].mixture
     labels = torch.tensor([3, 3, 1, 1, 4, 4])
     z = sample_mixture(mixture, labels, generator=torch.Generator().manual_seed(5))
     assert same_pixels(shown.reshape(6, 28, 28), model.decode(z))
@@ -423,7 +431,7 @@ def test_generated_ends_are_the_digits_asked_for_and_need_no_data(
     assert (result.code, result.err) == (0, [])
     shown = cells(Image.open(own_folder / "walk.png"), scale=3)
     assert shown.shape[:2] == (2, 4)
-    mixture, generator = load_checkpoint(trained.checkpoint)[1]["mixture"], torch.Generator().manual_seed(0)
+    mixture, generator = load_checkpoint(trained.checkpoint)[1].mixture, torch.Generator().manual_seed(0)
     for column, digit in ((0, 3), (-1, 8)):
         z = sample_mixture(mixture, torch.tensor([digit, digit]), generator=generator)
         assert same_pixels(shown[:, column], model.decode(z))

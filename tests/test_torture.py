@@ -6,8 +6,8 @@ from fuzz_checkpoint import fuzz
 from survive import survive
 
 
-def test_killed_trainings_end_as_if_nobody_had_killed_them(data_dir):
-    assert survive(3, data_dir, epochs=4, rng=random.Random(0)) == (3, 3)
+def test_killed_trainings_end_as_if_nobody_had_killed_them(data_dir, stopped):
+    assert survive(3, data_dir, stopped.whole, seconds=6, rng=random.Random(0)) == (3, 3)
 
 
 def test_mutated_checkpoints_are_refused_or_behave():

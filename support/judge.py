@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from data import batches
-from model import write_file
+from data import to_float
+from model import EVAL_BATCH
+from support.cli import progress
+from support.files import write_file
 
 EPOCHS, BATCH, SEED = 3, 128, 0
 FEATURES = 128
@@ -71,12 +72,10 @@ def train_judge(judge, images, labels):
     judge.train()
     labels = labels.to(images.device)
     optimizer = torch.optim.Adam(judge.parameters())
-    with tqdm(
-        desc="training the judge", total=EPOCHS * len(images), unit="img", unit_scale=True, leave=False
-    ) as bar:
+    with progress(desc="training the judge", total=EPOCHS * len(images), unit="img", unit_scale=True) as bar:
         for _ in range(EPOCHS):
-            order = torch.randperm(len(images)).to(images.device)
-            for x, indices in zip(batches(images, BATCH, order), order.split(BATCH), strict=True):
+            for indices in torch.randperm(len(images)).to(images.device).split(BATCH):
+                x = to_float(images[indices])
                 loss = F.cross_entropy(judge(x)[1], labels[indices])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -88,7 +87,7 @@ def train_judge(judge, images, labels):
 def assess(judge, images):
     """The judge's features (N, 128) and class probabilities (N, 10) of images in [0, 1], both on the CPU."""
     device = next(judge.parameters()).device
-    parts = [judge(part.to(device)) for part in images.split(1000)]
+    parts = [judge(part.to(device)) for part in images.split(EVAL_BATCH)]
     features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     return features, logits.softmax(1)
 
@@ -102,3 +101,22 @@ def frechet_distance(a, b):
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     overlap = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap).item()
+
+
+def sample_numbers(judge, kinds, images, labels):
+    """What the judge says of evaluate.py's kinds of images, beside real images and their labels (N,)."""
+    real, probabilities = assess(judge, images)
+    result = {"judge_accuracy": (probabilities.argmax(1) == labels).float().mean().item()}
+    for kind in ("train", "recon", "prior", "mixture"):
+        features, probabilities = assess(judge, kinds[kind])
+        seen = torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
+        result[kind] = {
+            "frechet": frechet_distance(features, real),
+            "confidence": probabilities.max(1).values.mean().item(),
+            "share": (seen / len(features)).tolist(),
+        }
+    _, probabilities = assess(judge, kinds["asked"])
+    classes = probabilities.shape[1]
+    asked = torch.arange(classes).repeat_interleave(len(probabilities) // classes)
+    result["asked_for"] = (probabilities.argmax(1) == asked).float().mean().item()
+    return result

@@ -1,17 +1,18 @@
 """How every picture of the project is made: grids of digits, curves, one palette, whole files only."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image
 
-from model import write_file
+from support.files import write_file
 
 # Ten colours that stay apart in print and for most colour-blind readers; the first two lead.
 PALETTE = [
-    *("#3b6fb6", "#e07b39", "#4a9d5b", "#c8434f", "#8561a8"),
-    *("#8c6249", "#d672b0", "#6f7882", "#b5a31f", "#2fa6b5"),
-]
+    "#3b6fb6", "#e07b39", "#4a9d5b", "#c8434f", "#8561a8",
+    "#8c6249", "#d672b0", "#6f7882", "#b5a31f", "#2fa6b5",
+]  # fmt: skip
 INK, FAINT = "#22262b", "#d9dde2"
 
 
@@ -27,7 +28,7 @@ def grid(images, nrow, scale=2, gap=1):
     """
     pixels = to_pixels(images)
     nrow = min(nrow, len(pixels))
-    rows = -(-len(pixels) // nrow)
+    rows = math.ceil(len(pixels) / nrow)
     cell = 28 + 2 * gap
     canvas = np.zeros((rows * cell, nrow * cell), np.uint8)
     for i, digit in enumerate(pixels):
@@ -86,9 +87,9 @@ def loss_curves(history):
     """A figure of train and test loss against the epoch, from train.py's rows of metrics."""
     figure, axes = new_figure(7, 4.2)
     epochs = [row["epoch"] for row in history]
-    for name, color in zip(("train", "test"), PALETTE, strict=False):
+    marker = "o" if len(history) < 3 else None  # a single epoch makes no line
+    for name, color in (("train", PALETTE[0]), ("test", PALETTE[1])):
         loss = [row[f"{name}_loss"] for row in history]
-        marker = "o" if len(history) < 3 else None  # a single epoch makes no line
         axes.plot(epochs, loss, color=color, lw=2, marker=marker, label=f"{name} {loss[-1]:.2f}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if len(history) >= 10:  # the first epochs fall from several hundred nats and would flatten the rest

@@ -1,0 +1,214 @@
+"""What a checkpoint holds: a model and the run that trained it, written whole and read safely."""
+
+import contextlib
+import copy
+import io
+import os
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+
+from data import TORCHVISION_NAMES
+from mixture import is_mixture
+from model import ConvVAE
+from support.errors import CheckpointError, Terminated
+from support.files import write_file
+
+FORMAT, VERSION = "conv-vae", 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a run this run: the flags of train.py that --resume takes from the checkpoint."""
+
+    epochs: int = 20  # passes over the training images
+    batch_size: int = 128  # images per step, of all processes together
+    lr: float = 3e-3  # the learning rate's peak
+    weight_decay: float = 0.1  # AdamW's, of the fully connected weights
+    latent_dim: int = 16
+    beta: float = 1.0  # weight of the KL
+    dropout: float = 0.0  # in the encoder
+    binarize: bool = False  # black or white pixels, drawn from the gray levels
+    validate: bool = False  # train without the validation split, and test on it
+    dataset: str = "mnist"
+    precision: str = "fp32"  # or "bf16"
+    seed: int = 0
+
+    @property
+    def test_split(self):
+        """The split that the run is tested on."""
+        return "validation" if self.validate else "test"
+
+
+@dataclass
+class Run:
+    """A training and how far it is: all that a checkpoint says besides the model."""
+
+    settings: Settings
+    source: str = ""  # what load_dataset said of the images
+    history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
+    out: str | None = None  # the folder of its pictures and metrics, until it is finished
+    optimizer: dict | None = None  # the optimiser's state, until it is finished
+    mixture: dict | None = None  # the latent mixture, once it is finished
+    saved: int | None = None  # not in the file: how many epochs are, or None if nothing is yet
+
+
+def save_checkpoint(path, model, run):
+    """Write the model and its run to ``path``, atomically, as one dict of tensors and plain values.
+
+    ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
+    ``model``: its state dict; ``args``: the Settings, but for those that ``config`` has;
+    ``source``, ``history`` and, where the run has them, ``out``, ``optimizer``, ``mixture``: as in Run.
+    Raises OSError if that fails; an earlier checkpoint is then still in place.
+    """
+    settings = asdict(run.settings)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": model.config,
+        "model": model.state_dict(),
+        "args": {name: value for name, value in settings.items() if name not in model.config},
+        "source": run.source,
+        "history": run.history,
+    }
+    for name in ("out", "optimizer", "mixture"):
+        if getattr(run, name) is not None:
+            content[name] = getattr(run, name)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_file(path, buffer.getbuffer())
+    run.saved = len(run.history)
+
+
+def in_half(model):
+    """The model in half precision: half the file, and less rounding than the bf16 it was trained in.
+
+    Its range is smaller: a model that does not fit, which is one that went astray, stays as it is.
+    """
+    half = copy.deepcopy(model).half()
+    fits = all(value.isfinite().all() for value in half.state_dict().values())
+    return half if fits else model
+
+
+def load_checkpoint(path, device="cpu"):
+    """Rebuild what is in ``path``: ``(model, run)``, the model in eval mode on ``device``.
+
+    Nothing in the file is executed and nothing larger than the file is allocated.
+    Raises CheckpointError if the file is missing, damaged, or not such a checkpoint.
+    """
+    path = Path(path)
+    try:
+        content = _read(path)
+        model = _model_in(content)
+    except (CheckpointError, IsADirectoryError, PermissionError):
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}: train one with python train.py") from None
+    except Exception as error:  # a damaged or hostile file can raise anything
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}): restore it or train again"
+        ) from None
+    try:
+        run = _run_in(content, model.config)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise CheckpointError(
+            f"{path} does not say how it was trained, or is of another version of train.py: train again"
+        ) from None
+    return model.to(device).eval(), run
+
+
+def _read(path):
+    """The dict in a checkpoint file, after every check that needs no model."""
+    size = os.path.getsize(path)
+    foreign = CheckpointError(f"{path} is not a checkpoint of this project, or is truncated: train again")
+    try:
+        # Complete, uncompressed and with intact check-sums, before torch reads a byte of it.
+        with zipfile.ZipFile(path) as archive:
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            if not stored or archive.testzip():
+                raise foreign
+        # Mapped, not read: a tensor that claims more than the file has cannot reach past its end.
+        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, UnicodeError, NotImplementedError):
+        raise foreign from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise foreign
+    if content["version"] != VERSION:
+        raise CheckpointError(
+            f"{path} has format version {content['version']} and this code reads {VERSION}: update the code"
+        )
+    # A tensor may be of a kind, or claim more elements than the file holds (a stride of zero
+    # repeats one), that only a file made to do harm has.
+    tensors = content["model"].values()
+    if not all(type(t) is torch.Tensor and t.is_cpu and t.layout == torch.strided for t in tensors):
+        raise foreign
+    if sum(t.nbytes for t in tensors) > size:
+        raise foreign
+    return content
+
+
+def _model_in(content):
+    """The model of a checkpoint's dict. Raises whatever a dict that does not fit makes torch raise."""
+    with torch.device("meta"):  # shapes without memory: a wrong config cannot cost any
+        model = ConvVAE(**content["config"])
+    weights = {}
+    for name, expected in model.state_dict().items():
+        value = content["model"][name]
+        if value.is_floating_point() != expected.is_floating_point():
+            raise TypeError("integers for floats")
+        weights[name] = value.to(expected.dtype, copy=True)
+    if len(weights) != len(content["model"]):
+        raise ValueError("more weights than the network has")
+    model.load_state_dict(weights, assign=True)  # refuses other shapes
+    return model.requires_grad_()
+
+
+def _run_in(content, config):
+    """The Run of a checkpoint's dict, checked. Raises ValueError, KeyError, … where it is none."""
+    names = {field.name for field in fields(Settings)}
+    settings = Settings(**(content["args"] | {name: config[name] for name in names & set(config)}))
+    run = Run(
+        settings=settings,
+        source=content["source"],
+        history=content["history"],
+        **{name: content.get(name) for name in ("out", "optimizer", "mixture")},
+    )
+    for item in fields(Settings):
+        if type(getattr(settings, item.name)) is not type(item.default):
+            raise TypeError(item.name)
+    if settings.dataset not in TORCHVISION_NAMES or type(run.source) is not str:
+        raise ValueError("data set")
+    if type(run.history) is not list or (run.out is not None and type(run.out) is not str):
+        raise TypeError("history or out")
+    for row in run.history:
+        if type(row["test_bce"]) is not float or type(row["test_kld"]) is not float:
+            raise TypeError("history")
+    if run.mixture is not None and not is_mixture(run.mixture, settings.latent_dim):
+        raise ValueError("mixture")
+    return run
+
+
+@contextlib.contextmanager
+def stops_can_be_resumed(path, run):
+    """When the user stops the training, say what ``path`` holds by then and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        if run.saved is None:
+            raise
+        raise type(stop)(
+            f"stopped; {path} holds epoch {run.saved} of {run.settings.epochs}: add --resume to go on"
+        ) from None
+
+
+def restore_optimizer(optimizer, run, path):
+    """Give the optimiser the state it had when the run was saved to ``path``, if it was."""
+    if run.optimizer is None:
+        return
+    try:
+        optimizer.load_state_dict(run.optimizer)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        raise CheckpointError(f"{path} is damaged: its optimiser state does not fit") from None

@@ -1,0 +1,180 @@
+"""What the scripts' command lines share: flags, devices, the checkpoint to use, progress."""
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from support import distributed
+from support.checkpoint import load_checkpoint
+from support.errors import UserError
+
+TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help shows every default and whose errors are one line."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=_HelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see python {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        # "(default: None)" says nothing: where there is more to say, the help itself does
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def number(kind, at_least=None, above=None, below=None):
+    """An argparse type: a number of ``kind`` (int or float) within these bounds, and never infinite."""
+    if below is None:
+        below = 2**31 if kind is int else math.inf
+
+    def parse(text):
+        value = kind(text)  # where this raises ValueError, argparse names the flag
+        low_enough = value < below  # False for NaN, like every comparison with it
+        high_enough = value >= at_least if above is None else value > above
+        if not (low_enough and high_enough):
+            lowest = f"at least {at_least}" if above is None else f"above {above}"
+            raise argparse.ArgumentTypeError(f"{text} is not {lowest} and below {below}")
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
+    return parse
+
+
+def png_file(text):
+    """An argparse type: the path of a PNG file to write."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a .png file")
+    return path
+
+
+def add_device(parser):
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="{auto,cpu,cuda,cuda:N,mps}",
+        help="auto: CUDA, then MPS, then CPU",
+    )
+
+
+def add_precision(parser):
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto: bf16 autocast where the hardware has bf16 instructions, else fp32",
+    )
+
+
+def add_seed(parser):
+    # PyTorch's CPU generator ignores all but 32 bits
+    kind = number(int, at_least=0, below=2**32)
+    parser.add_argument("--seed", type=kind, default=0, help="where all random numbers start")
+
+
+def add_checkpoint(parser):
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help=f"the model to use; without it {TRAINED} if it exists, else the pretrained one",
+    )
+
+
+def add_data_dir(parser):
+    parser.add_argument(
+        "--data-dir",
+        default="data",
+        help="folder of the data sets, downloaded there when missing; without a network, "
+        "5,000 packaged digits stand in for MNIST",
+    )
+
+
+def pick_device(name):
+    """The torch.device called ``name``; ``"auto"`` is CUDA, then MPS, then CPU. Raises UserError."""
+    if name == "auto":
+        found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
+        name = found[0] if found else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"device '{name}' is not here ({count} CUDA devices found): use --device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not here: use --device cpu")
+    return device
+
+
+def pick_precision(name, device):
+    """``"bf16"`` or ``"fp32"``: what ``name`` says, or for ``"auto"`` what the hardware is fast at."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        capable = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        # Without these instructions a CPU emulates bf16, many times slower than float32.
+        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        capable = False
+    return "bf16" if capable else "fp32"
+
+
+def compiled(network, device):
+    """The network as torch.compile makes it, on a CUDA GPU."""
+    if device.type == "cuda":
+        return torch.compile(network, dynamic=False)  # two shapes: the last batch is smaller
+    if distributed.is_first():
+        print("warning: --compile pays on a CUDA GPU only: training without it", file=sys.stderr)
+    return network
+
+
+def open_model(path, device):
+    """Load the checkpoint a script should use, say in one line which it is: ``(model, run, path)``."""
+    path = path or (TRAINED if TRAINED.exists() else SHIPPED)
+    model, run = load_checkpoint(path, device)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    settings = run.settings
+    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset}"
+    if run.source == "sample":
+        line += " (5,000-digit sample)"
+    if run.history:
+        last = run.history[-1]
+        line += f", {settings.test_split} -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"
+    print(line)
+    return model, run, path
+
+
+def mixture_of(run, path):
+    """The latent mixture of a run from the checkpoint at ``path``. Raises UserError if it has none."""
+    if run.mixture is None:
+        raise UserError(
+            f"{path} has no latent mixture: finish its training, or add one, with "
+            f"python train.py --resume --checkpoint {path}"
+        )
+    return run.mixture
+
+
+def progress(*args, **options):
+    """A tqdm bar, in the first process only, and only where stderr is a terminal; it goes when it is full."""
+    return tqdm(*args, leave=False, disable=None if distributed.is_first() else True, **options)
+
+
+def next_step(checkpoint, *scripts):
+    """The last line of a script's output: what to try next, with the same --checkpoint."""
+    use = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
+    return "next: " + "   ".join(f"python {script}.py{use}" for script in scripts)

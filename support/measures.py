@@ -1,0 +1,76 @@
+"""Figures of a trained model that more than one script asks for."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from model import kl_divergence, recon_loss
+
+NEIGHBORS = 10
+IW_CHUNK = 100  # samples of z for each image that are decoded at a time
+
+
+@torch.no_grad()
+def elbo_terms(model, batches, draws=1, generator=None):
+    """The terms of the negative ELBO of every image: bce (N,) and kld (N,), float32 nats.
+
+    ``batches`` yields images (B, 1, 28, 28) in [0, 1]. z is sampled ``draws`` times, and bce
+    averaged over them; kld is in closed form and does not depend on the draw.
+    """
+    bce, kld = [], []
+    for x in batches:
+        mu, logvar = model.encode(x)
+        samples = [model.reparameterize(mu, logvar, generator) for _ in range(draws)]
+        bce.append(torch.stack([recon_loss(model.decode_logits(z), x) for z in samples]).mean(0))
+        kld.append(kl_divergence(mu, logvar))
+    return torch.cat(bce), torch.cat(kld)
+
+
+@torch.no_grad()
+def iw_log_likelihood(model, x, k, generator, precision="fp32"):
+    """log 1/k sum_i p(x, z_i) / q(z_i|x) for images x (B, 1, 28, 28), z_i ~ q(z|x): (B,) nats.
+
+    A lower bound on log p(x) on average, tighter for larger k: Burda et al., "Importance
+    Weighted Autoencoders", 2016 (arXiv:1509.00519). ``precision`` "bf16" concerns the decoder's
+    layers alone: densities and sums are float32 whatever it is.
+    """
+    mu, logvar = model.encode(x)  # once, whatever k
+    total = torch.full((len(x),), -math.inf, device=x.device)
+    for start in range(0, k, IW_CHUNK):
+        n = min(IW_CHUNK, k - start)
+        eps = torch.randn(n, *mu.shape, generator=generator, device=x.device)  # (n, B, latent_dim)
+        z = mu + (0.5 * logvar).exp() * eps
+        # log p(z) - log q(z|x); the two Gaussians' constants cancel
+        log_ratio = 0.5 * (eps.square() - z.square() + logvar).sum(2)  # (n, B)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model.decode_logits(z.flatten(0, 1))  # (n * B, 1, 28, 28)
+        log_px = -recon_loss(logits.unflatten(0, (n, len(x))), x)  # (n, B)
+        total = torch.logaddexp(total, (log_px + log_ratio).logsumexp(0))
+    return total - math.log(k)
+
+
+def entropy(x):
+    """Mean entropy of the pixels as Bernoulli variables, nats per image: no BCE can be lower."""
+    return F.binary_cross_entropy(x, x, reduction="sum") / len(x)
+
+
+def standard_error(values):
+    return (values.cpu().double().std() / math.sqrt(len(values))).item()
+
+
+def neighbor_accuracy(points, labels, queries=None, query_labels=None):
+    """How often the majority of its 10 nearest points has a query's label.
+
+    points (N, D) and queries (M, D), labels (N,) and query_labels (M,), all tensors on the CPU.
+    Without queries they are the points themselves, each without itself among its neighbours.
+    """
+    from sklearn.neighbors import NearestNeighbors  # here, not above: --help should not wait for it
+
+    others = len(points) if queries is not None else len(points) - 1
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, others), algorithm="brute").fit(points.numpy())
+    queried = queries.numpy() if queries is not None else None
+    nearest = torch.from_numpy(search.kneighbors(queried, return_distance=False))  # (M, 10)
+    votes = F.one_hot(labels[nearest], int(labels.max()) + 1).sum(1)  # (M, classes)
+    right = votes.argmax(1) == (labels if queries is None else query_labels)
+    return right.double().mean().item()

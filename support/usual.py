@@ -1,0 +1,74 @@
+"""The usual way of training a VAE, which benchmark.py compares this repository's with."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from model import ConvVAE, vae_loss
+
+
+def usual_way(model, split, batch_size, lr):
+    """A function that trains on a part of the images once, as most examples do it."""
+    from torchvision import datasets, transforms  # here, not above: --help should not wait for it
+
+    class InMemory(datasets.MNIST):
+        """torchvision's MNIST, reading an item as it always does, from images that are already here."""
+
+        def __init__(self, part):
+            datasets.VisionDataset.__init__(self, root="", transform=transforms.ToTensor())
+            self.data, self.targets = split.images[part, 0], split.labels[part]  # (N, 28, 28), (N,)
+
+    device = next(model.parameters()).device
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+
+    def run(part=slice(None)):
+        model.train()
+        total = 0.0
+        for x, _ in DataLoader(InMemory(part), batch_size, shuffle=True):
+            x = x.to(device)
+            optimizer.zero_grad()
+            logits, mu, logvar = model(x)
+            loss, _, _ = vae_loss(logits, x, mu, logvar)
+            loss.backward()
+            total += loss.item()
+            optimizer.step()
+
+    return run
+
+
+def usual_layers(model):
+    """A copy of the ConvVAE as most would write it: the same function, more work.
+
+    Every LeakyReLU comes before its max-pooling, and the transposed convolution is torch's.
+    """
+    model = copy.deepcopy(model)
+    layers = list(model.encoder)
+    pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    for i in pools:
+        layers[i], layers[i + 1] = layers[i + 1], layers[i]
+    model.encoder = nn.Sequential(*layers)
+    last = nn.ConvTranspose2d(model.decoder[-1].in_channels, 1, 4, stride=2, padding=1)
+    last.load_state_dict(model.decoder[-1].state_dict())
+    model.decoder[-1] = last
+    return model
+
+
+class Example(nn.Module):
+    """pytorch/examples' VAE, that of Kingma & Welling 2013 with ReLU: called like ConvVAE, same shapes."""
+
+    reparameterize, forward = ConvVAE.reparameterize, ConvVAE.forward
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.ReLU())
+        self.mu_head, self.logvar_head = nn.Linear(400, 20), nn.Linear(400, 20)
+        self.decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784))
+
+    def encode(self, x):
+        h = self.encoder(x)  # (B, 1, 28, 28) -> (B, 400)
+        return self.mu_head(h), self.logvar_head(h)
+
+    def decode_logits(self, z):
+        return self.decoder(z).view(-1, 1, 28, 28)
