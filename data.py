@@ -17,15 +17,14 @@ from typing import NamedTuple
 
 import torch
 
-# name on the command line -> torchvision's class, which is also its folder's name
-TORCHVISION_NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
-
-CLASS_NAMES = {
-    "mnist": list("0123456789"),
-    "fashion-mnist": ["t-shirt", "trouser", "pullover", "dress", "coat",
-                      "sandal", "shirt", "sneaker", "bag", "boot"],
-    "kmnist": ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
+# name on the command line: the folder, which is also torchvision's name for it, and the classes
+DATASETS = {
+    "mnist": ("MNIST", list("0123456789")),
+    "fashion-mnist": ("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
+                                       "sandal", "shirt", "sneaker", "bag", "boot"]),
+    "kmnist": ("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
 }  # fmt: skip
+CLASS_NAMES = {name: classes for name, (_, classes) in DATASETS.items()}
 
 DOWNLOAD_TIMEOUT = 10  # seconds without an answer before the network counts as absent
 
@@ -84,7 +83,7 @@ def batches(images, batch_size):
 
 def _load_files(name, data_dir, prefix):
     """The Split in the data set's two files that begin with ``prefix``, downloaded if need be."""
-    raw = Path(data_dir) / TORCHVISION_NAMES[name] / "raw"
+    raw = Path(data_dir) / DATASETS[name][0] / "raw"
     image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
     if not (image_file.is_file() and label_file.is_file()):
         found = raw.is_dir() and any(raw.iterdir())
@@ -118,12 +117,15 @@ def _download(name, data_dir):
     """Let torchvision fetch the data set; returns None, or in a few words what went wrong."""
     from torchvision import datasets  # here, not above: it takes a second to import
 
+    known = getattr(datasets, DATASETS[name][0], None)
+    if known is None:
+        return "torchvision has no such data set"
     default_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         # torchvision reports on stdout, which belongs to the results
         with contextlib.redirect_stdout(sys.stderr):
-            getattr(datasets, TORCHVISION_NAMES[name])(data_dir, download=True)
+            known(data_dir, download=True)
     except OSError as error:  # no network (urllib's errors are OSErrors), no room, no permission
         return getattr(error, "reason", None) or error
     except (RuntimeError, ValueError, EOFError) as error:  # every mirror failed, or a bad checksum

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import TORCHVISION_NAMES, batches, load_dataset, to_float
+from data import DATASETS, batches, load_dataset, to_float
 from mixture import fit_mixture
 from model import EVAL_BATCH, ConvVAE, vae_loss
 from support import cli, distributed, pictures
@@ -71,7 +71,7 @@ def parse_args():
         action="store_true",
         help="to choose settings: hold out a sixth of the training images, test on these",
     )
-    add("--dataset", choices=list(TORCHVISION_NAMES), default=Settings.dataset, help="what to train on")
+    add("--dataset", choices=list(DATASETS), default=Settings.dataset, help="what to train on")
     cli.add_data_dir(parser)
     cli.add_device(parser)
     cli.add_precision(parser)

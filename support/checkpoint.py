@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from data import TORCHVISION_NAMES
+from data import DATASETS
 from mixture import is_mixture
 from model import ConvVAE
 from support.errors import CheckpointError, Terminated
@@ -179,7 +179,7 @@ def _run_in(content, config):
     for item in fields(Settings):
         if type(getattr(settings, item.name)) is not type(item.default):
             raise TypeError(item.name)
-    if settings.dataset not in TORCHVISION_NAMES or type(run.source) is not str:
+    if settings.dataset not in DATASETS or type(run.source) is not str:
         raise ValueError("data set")
     if type(run.history) is not list or (run.out is not None and type(run.out) is not str):
         raise TypeError("history or out")

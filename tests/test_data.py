@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from data import CLASS_NAMES, TORCHVISION_NAMES, DataError, batches, load_dataset, to_float
+from data import CLASS_NAMES, DATASETS, DataError, batches, load_dataset, to_float
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -25,7 +25,7 @@ def test_raw_folder_gives_the_digits_in_it(data_dir, digits, split):
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_the_other_data_sets_read_the_same_format(write_data, tmp_path, digits, name):
-    write_data(tmp_path, TORCHVISION_NAMES[name])
+    write_data(tmp_path, DATASETS[name][0])
     images, _, source = load_dataset(name, tmp_path, "train")
     assert np.array_equal(images[:, 0], digits.train[0]) and source == "full"
 

@@ -1,0 +1,81 @@
+"""The changes that the README works out still apply to the code, and what comes of them trains."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHANGES = re.findall(r"```diff\n--- (\S+)\n(.*?)```", README, re.DOTALL)
+
+
+def apply(diff, text):
+    """The text after the diff: its hunks are lines to find, with a space, - or + before each."""
+    for hunk in diff.split("@@\n"):
+        lines = hunk.splitlines()
+        before = "".join(f"{line[1:]}\n" for line in lines if line[0] in " -")
+        after = "".join(f"{line[1:]}\n" for line in lines if line[0] in " +")
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    return text
+
+
+def train(project, data_dir, folder, *flags):
+    """Train for an epoch in ``folder`` with the project's copy, as a user does; returns what it says."""
+    command = [sys.executable, project / "train.py", "--device", "cpu", "--epochs", 1, "--data-dir", data_dir]
+    result = subprocess.run(
+        list(map(str, [*command, *flags])), cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A function that copies what trains, with a change in one file."""
+
+    def copy(file, diff):
+        project = tmp_path / "project"
+        shutil.copytree(ROOT / "support", project / "support")
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, project)
+        (project / file).write_text(
+            apply(diff, (project / file).read_text(encoding="utf-8")), encoding="utf-8"
+        )
+        return project
+
+    return copy
+
+
+def test_there_are_four_diffs_and_a_flag():
+    assert len(CHANGES) == 4
+    assert "**Another size of z**: `python train.py --latent-dim 8`" in README
+
+
+def test_another_data_set_is_trained_on_by_its_name(copy, write_data, tmp_path):
+    (change,) = [change for change in CHANGES if change[0] == "data.py"]
+    project = copy(*change)
+    name, folder = re.search(r'\+ +"([\w-]+)": \("(\w+)"', change[1]).groups()
+    out = train(project, write_data(tmp_path / "data", folder), tmp_path, "--dataset", name)
+    assert f"{name} (full), 300 training and 100 test images" in out
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
+    """It says something else than the model as it is: another loss, another name for it, more parameters."""
+    change = [change for change in CHANGES if change[0] == "model.py"][number]
+    flags = ("--batch-size", 16, "--latent-dim", 8, "--lr", 0.002)
+    out = train(copy(*change), data_dir, tmp_path, *flags)
+    changed, before = ([line for line in text.splitlines() if line.startswith(("cpu", "epoch   1"))]
+                       for text in (out, trained.stdout))  # fmt: skip
+    assert len(changed) == len(before) == 2
+    size = r"[\d,]+ parameters"
+    deeper, another_name = "Conv2d" in change[1], "RECON" in change[1]
+    assert (re.search(size, changed[0])[0] != re.search(size, before[0])[0]) == deeper
+    assert ("BCE" not in changed[1]) == another_name
+    row = [float(number) for number in re.findall(r"-?\d+\.\d+", changed[1].split("test")[0])]
+    free_bits = "clamp" in change[1]
+    assert (row[0] > row[1] + row[2] + 0.02) == free_bits  # the loss is more than BCE + KL
