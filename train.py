@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from data import DATASETS, batches, load_dataset, to_float
+from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import EVAL_BATCH, ConvVAE, vae_loss
 from support import cli, distributed, pictures
@@ -28,7 +29,6 @@ from support.checkpoint import (
     Run,
     Settings,
     in_half,
-    load_checkpoint,
     restore_optimizer,
     save_checkpoint,
     stops_can_be_resumed,
@@ -36,10 +36,10 @@ from support.checkpoint import (
 from support.errors import UserError, user_errors
 from support.files import reserved
 from support.reports import check_finite, describe, metrics, report, save_reports
+from support.runs import check_data, inherit, open_run, typed_settings
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
 FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
-OUT = Path("outputs/training")
 
 
 def parse_args():
@@ -60,6 +60,13 @@ def parse_args():
     )
     add("--latent-dim", type=count, default=Settings.latent_dim, help="size of the latent z")
     add("--beta", type=not_negative, default=Settings.beta, help="weight of the KL")
+    add(
+        "--importance-samples",
+        type=count,
+        default=Settings.importance_samples,
+        metavar="K",
+        help="of z for each image: with more than 1, train on the importance-weighted bound, not the ELBO",
+    )
     add("--dropout", type=fraction, default=Settings.dropout, help="how much the encoder drops")
     add(
         "--binarize",
@@ -81,14 +88,17 @@ def parse_args():
         help="torch.compile the network on a CUDA GPU; elsewhere it does not pay, and is left out",
     )
     cli.add_seed(parser)
+    add("--from", dest="from_", default="", metavar="CHECKPOINT", help="start from this trained model")
     add("--checkpoint", type=Path, default=cli.TRAINED, help="the file to train into")
-    add("--out", type=Path, default=OUT, help="folder of pictures and metrics")
+    add("--out", type=Path, default=cli.OUT, help="folder of pictures and metrics")
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
     add("--overwrite", action="store_true", help="start anew over an earlier checkpoint")
     names = [field.name for field in dataclasses.fields(Settings)]
     args = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys([*names, "out"])))
     if args.resume and args.overwrite:
         parser.error("--resume and --overwrite exclude each other")
+    if args.importance_samples and args.importance_samples > 1 and args.beta not in (None, 1.0):
+        parser.error("--beta weighs the ELBO's KL, and --importance-samples trains on another bound")
     return args
 
 
@@ -110,7 +120,9 @@ def main():
         train_images, test_images = train.images.to(device), test.images.to(device)
 
         model.to(device, memory_format=torch.channels_last)
-        network = distributed.in_step(model, settings.batch_size)
+        samples = settings.importance_samples
+        objective = ImportanceWeighted(model, samples) if samples > 1 else model
+        network = distributed.in_step(objective, settings.batch_size)
         if args.compile:
             network = cli.compiled(network, device)
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
@@ -118,14 +130,13 @@ def main():
 
         if distributed.is_first():
             print(describe(model, run, device, len(train_images), len(test_images)))
-            save_epoch(
-                args.checkpoint, model, optimizer, run, test_images
-            )  # epoch 0, or what a kill left out
+            # epoch 0, or what a kill left undrawn
+            save_epoch(args.checkpoint, model, optimizer, run, test_images)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             start = time.perf_counter()  # a clock that never jumps
             train_loss = train_epoch(network, optimizer, train_images, epoch, settings)
             seconds = time.perf_counter() - start
-            test_loss = loss_on(model, test_images, settings)
+            test_loss = loss_on(objective, test_images, settings)
             row = metrics(epoch, train_loss, test_loss, len(train_images), seconds)
             check_finite(row, settings, args.checkpoint)
             run.history.append(row)
@@ -160,9 +171,7 @@ def train_epoch(network, optimizer, images, epoch, settings):
             lr = learning_rate((epoch - 1) * steps + step, settings.epochs * steps, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                logits, mu, logvar = network(x)
-            loss, bce, kld = vae_loss(logits, x, mu, logvar, settings.beta)
+            loss, bce, kld = loss_of_batch(network, x, settings)
             optimizer.zero_grad(set_to_none=True)
             (weight * loss).backward()  # the weight is 1 but for several processes
             optimizer.step()
@@ -173,19 +182,28 @@ def train_epoch(network, optimizer, images, epoch, settings):
     return means.over_all()
 
 
+def loss_of_batch(network, x, settings, generator=None):
+    """The ``(loss, bce, kld)`` that is minimised, on images x (B, 1, 28, 28) in [0, 1]."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        outputs = network(x, generator)
+    if settings.importance_samples > 1:
+        logits, mu, logvar, z = outputs
+        return iw_loss(logits, x, mu, logvar, z)
+    logits, mu, logvar = outputs
+    return vae_loss(logits, x, mu, logvar, settings.beta)
+
+
 @torch.no_grad()
-def loss_on(model, images, settings):
+def loss_on(network, images, settings):
     """Mean ``(loss, bce, kld)`` over images that are not trained on, z sampled: the same draw every epoch."""
-    model.eval()
-    distributed.take_buffers_of_first(model)
+    network.eval()
+    distributed.take_buffers_of_first(network)
     means = distributed.Means(3, images.device)
     for number, x in distributed.share_of(enumerate(batches(images, EVAL_BATCH))):
         generator = torch.Generator(images.device).manual_seed(mix_seed(settings.seed, number))
         if settings.binarize:
             x = torch.bernoulli(x, generator=generator)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            logits, mu, logvar = model(x, generator)
-        means.add(vae_loss(logits, x, mu, logvar, settings.beta), len(x))
+        means.add(loss_of_batch(network, x, settings, generator), len(x))
     return means.over_all()
 
 
@@ -219,15 +237,6 @@ def mix_seed(*numbers):
 # What a training starts from
 
 
-def typed_settings(args):
-    """The settings of a run that stand on the command line, {name: value}."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    typed = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.precision == "auto":  # which leaves it open
-        del typed["precision"]
-    return typed
-
-
 def new_run(args, device):
     """A model and a run that have not begun: ``(model, run)``."""
     if args.checkpoint.exists() and not args.overwrite:
@@ -235,46 +244,15 @@ def new_run(args, device):
             f"{args.checkpoint} holds an earlier run: pass --resume to go on with it, "
             "--overwrite to replace it, or another --checkpoint"
         )
-    precision = cli.pick_precision(args.precision or "auto", device)
-    settings = Settings(**(typed_settings(args) | {"precision": precision}))
-    torch.manual_seed(settings.seed)
-    model = ConvVAE(settings.latent_dim, dropout=settings.dropout)
-    return model, Run(settings, out=str(args.out or OUT))
-
-
-def open_run(args):
-    """The model and the run in the checkpoint, to go on with: ``(model, run)``."""
-    if not args.checkpoint.exists():
-        raise UserError(f"nothing to resume at {args.checkpoint}: leave out --resume to start a run")
-    model, run = load_checkpoint(args.checkpoint)
-    if run.mixture is not None:
-        raise UserError(
-            f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
-        )
-    for name, typed in typed_settings(args).items():
-        before = getattr(run.settings, name)
-        if typed != before:
-            flag = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{args.checkpoint} was started with {flag} {before}, not {typed}: leave {flag} out"
-            )
-    run.out = str(args.out or run.out or OUT)
-    return model, run
-
-
-def check_data(run, train):
-    """Refuse training images that the run cannot go on with, or not be finished with."""
-    run.source = run.source or train.source
-    if run.source != train.source:
-        raise UserError(
-            f"this run trained on the {run.source} data set and found the {train.source} one: "
-            "check --data-dir"
-        )
-    rarest = torch.bincount(train.labels, minlength=10).min()
-    if rarest < 2:
-        raise UserError(
-            f"a class has {rarest} training images and the latent mixture needs 2 of each: check --data-dir"
-        )
+    chosen = typed_settings(args) | {"precision": cli.pick_precision(args.precision or "auto", device)}
+    if args.from_:
+        model, inherited = inherit(args.from_, chosen)
+        settings = Settings(**(chosen | inherited))
+    else:
+        settings = Settings(**chosen)
+        torch.manual_seed(settings.seed)
+        model = ConvVAE(settings.latent_dim, dropout=settings.dropout)
+    return model, Run(settings, out=str(args.out or cli.OUT))
 
 
 # What a training leaves

@@ -30,12 +30,14 @@ class Settings:
     weight_decay: float = 0.1  # AdamW's, of the fully connected weights
     latent_dim: int = 16
     beta: float = 1.0  # weight of the KL
+    importance_samples: int = 1  # more: the importance-weighted bound, not the ELBO
     dropout: float = 0.0  # in the encoder
     binarize: bool = False  # black or white pixels, drawn from the gray levels
     validate: bool = False  # train without the validation split, and test on it
     dataset: str = "mnist"
     precision: str = "fp32"  # or "bf16"
     seed: int = 0
+    from_: str = ""  # the checkpoint of the model it started from, if it did
 
     @property
     def test_split(self):

@@ -14,6 +14,7 @@ from support.checkpoint import load_checkpoint
 from support.errors import UserError
 
 TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
+OUT = Path("outputs/training")  # and where its pictures and metrics go
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
 
 
@@ -152,6 +153,8 @@ def open_model(path, device):
     line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset}"
     if run.source == "sample":
         line += " (5,000-digit sample)"
+    if settings.importance_samples > 1:
+        line += f", {settings.importance_samples} importance samples"
     if run.history:
         last = run.history[-1]
         line += f", {settings.test_split} -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"
