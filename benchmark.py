@@ -25,7 +25,6 @@ import copy
 import json
 import math
 import statistics
-from pathlib import Path
 
 import torch
 
@@ -34,7 +33,7 @@ from model import EVAL_BATCH, ConvVAE, vae_loss
 from support import cli
 from support.checkpoint import Settings
 from support.errors import user_errors
-from support.files import write_file
+from support.files import check_outputs, write_file
 from support.measures import elbo_terms
 from support.timing import matmul_rate, profile_table, seconds, step_flops
 from support.usual import Example, usual_layers, usual_way
@@ -61,7 +60,9 @@ def parse_args():
         default=2.0,
         help="of this repository's schedule for --time-to, rounded to sixths of one",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the ratios to this file")
+    parser.add_argument(
+        "--json", type=cli.user_path, metavar="FILE", help="also write the ratios to this file"
+    )
     cli.add_data_dir(parser)
     cli.add_seed(parser)
     cli.add_device(parser)
@@ -71,6 +72,8 @@ def parse_args():
 
 def main():
     args = parse_args()
+    if args.json:
+        check_outputs(args.json)
     device = cli.pick_device(args.device)
     precision = cli.pick_precision(args.precision, device)
     train = load_dataset("mnist", args.data_dir, "train")
@@ -221,5 +224,5 @@ def time_table(result):
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors("--batch-size", "--steps"):
         main()

@@ -14,7 +14,6 @@ on the training images that it held out.
 import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -23,7 +22,7 @@ from mixture import TEMPERATURE, sample_labels, sample_mixture
 from model import EVAL_BATCH, RECON, recon_loss
 from support import cli
 from support.errors import UserError, user_errors
-from support.files import write_file
+from support.files import check_outputs, write_file
 from support.judge import load_judge, sample_numbers
 from support.measures import elbo_terms, entropy, iw_log_likelihood, neighbor_accuracy, standard_error
 
@@ -48,7 +47,9 @@ def parse_args():
         action="store_true",
         help="also judge samples, with a classifier trained for it in a minute",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
+    parser.add_argument(
+        "--json", type=cli.user_path, metavar="FILE", help="also write the numbers to this file"
+    )
     cli.add_data_dir(parser)
     parser.add_argument(
         "--iw-precision",
@@ -65,6 +66,8 @@ def parse_args():
 @torch.no_grad()
 def main():
     args = parse_args()
+    if args.json:
+        check_outputs(args.json)
     device = cli.pick_device(args.device)
     model, run, path = cli.open_model(args.checkpoint, device)
     settings = run.settings

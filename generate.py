@@ -15,12 +15,12 @@ The same seed draws the same digits on every device.
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from data import CLASS_NAMES
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from support import cli, pictures
 from support.errors import UserError, user_errors
+from support.files import check_outputs
 
 MANIFOLD_SIDE = 20  # images along each side of the plane
 
@@ -55,7 +55,7 @@ def parse_args():
         help=f"scales the spread of z (default: 1 for N(0, I), {TEMPERATURE} for the mixture)",
     )
     parser.add_argument(
-        "--save-images", type=Path, metavar="DIR", help="also write single 28 x 28 PNGs there"
+        "--save-images", type=cli.user_path, metavar="DIR", help="also write single 28 x 28 PNGs there"
     )
     parser.add_argument(
         "--out", type=cli.png_file, default=Path("outputs/generated.png"), help="picture of the grid"
@@ -76,16 +76,18 @@ def parse_args():
 
 def main():
     args = parse_args()
+    check_outputs(args.out)
+    if args.save_images:
+        pictures.earlier_images(args.save_images)  # refuses a folder of others
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     draw = draw_manifold if args.manifold else draw_classes if args.digit else draw_samples
     images, nrow, what = draw(args, model, run, path)
     pictures.save_png(args.out, pictures.grid(images, nrow))
     print(f"wrote {args.out}: {what}")
     if args.save_images:
-        for i, digit in enumerate(pictures.to_pixels(images)):
-            pictures.save_png(args.save_images / f"{i:05d}.png", Image.fromarray(digit))
+        pictures.save_images(args.save_images, images)
         print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
-    print(cli.next_step(args.checkpoint, "interpolate"))
+    print(cli.next_step(args.checkpoint, cli.DATA, "interpolate"))
 
 
 # Each of these returns images (N, 1, 28, 28), how many of them stand in a row, and in words what they are.
@@ -101,7 +103,7 @@ def draw_samples(args, model, run, path):
         images, source = model.decode_all(z), "the latent mixture"
     else:
         images, source = model.sample(n, args.temperature or 1.0, generator), "N(0, I)"
-    return images, args.nrow or 8, f"{n} samples from {source}, seed {args.seed}"
+    return images, args.nrow or 8, f"{n} sample{'s' if n > 1 else ''} from {source}, seed {args.seed}"
 
 
 def draw_classes(args, model, run, path):
@@ -114,7 +116,7 @@ def draw_classes(args, model, run, path):
         nrow = each if each > 1 else len(digits)
     labels = torch.tensor(digits).repeat_interleave(each)
     generator = torch.Generator().manual_seed(args.seed)
-    mixture = cli.mixture_of(run, path)
+    mixture = cli.mixture_of(run, path, digits)
     images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
     return images, nrow, f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
 
@@ -167,5 +169,5 @@ def leading_plane(mixture):
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors("--n"):
         main()

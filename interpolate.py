@@ -20,6 +20,7 @@ from mixture import sample_mixture
 from model import EVAL_BATCH
 from support import cli, pictures
 from support.errors import UserError, user_errors
+from support.files import check_outputs
 
 HOLD, STEP = 700, 60  # milliseconds the GIF rests at an end, and at every frame between
 GIF_FRAMES = 24  # between the ends, whatever the strip shows
@@ -75,9 +76,11 @@ def parse_args():
 
 def main():
     args = parse_args()
+    gif = args.out.with_suffix(".gif")
+    check_outputs(args.out, gif)
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     if args.generated:
-        za, zb = generated_ends(args, cli.mixture_of(run, path))
+        za, zb = generated_ends(args, cli.mixture_of(run, path, args.digits))
         originals = None
     else:
         za, zb, originals = encoded_ends(args, model, run.settings.dataset)
@@ -92,12 +95,11 @@ def main():
     frames = [pictures.grid(frame, nrow=5, scale=5).quantize(16) for frame in film.split(args.rows)]
     there_and_back = frames + frames[-2:0:-1]
     times = [HOLD if i in (0, GIF_FRAMES - 1) else STEP for i in range(len(there_and_back))]
-    gif = args.out.with_suffix(".gif")
     pictures.save_gif(gif, there_and_back, times)
 
     ends = "originals at the far ends, " if originals else ""
     print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}")
-    print(cli.next_step(args.checkpoint, "tsne"))
+    print(cli.next_step(args.checkpoint, args.data_dir, "tsne"))
 
 
 def generated_ends(args, mixture):
@@ -153,5 +155,5 @@ def walk(za, zb, steps, method):
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors("--rows", "--steps"):
         main()

@@ -89,20 +89,20 @@ class ConvVAE(nn.Module):
 
         logvar is clamped here, once, so that the KL and the std see the same value.
         """
-        h = self.encoder(x)
+        h = self.encoder(x.to(self.mu_head.weight.dtype))  # which is another in model.half()
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3): free in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim // 2)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
 
     def reparameterize(self, mu, logvar, generator=None):
         """z = mu + std * eps with eps ~ N(0, I): a sample of q(z|x) that mu and logvar get gradients from."""
-        eps = torch.randn(mu.shape, generator=generator, device=mu.device)
+        eps = torch.empty_like(mu).normal_(generator=generator)
         return mu + torch.exp(0.5 * logvar) * eps
 
     def decode_logits(self, z):
         """z (B, latent_dim) -> the Bernoulli logits of every pixel, (B, 1, 28, 28)."""
-        h = self.decoder_fc(z)  # -> (B, 14 * 14 * maps)
-        h = h.view(len(z), 14, 14, -1).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
+        h = self.decoder_fc(z.to(self.mu_head.weight.dtype))  # -> (B, 14 * 14 * maps)
+        h = h.unflatten(1, (14, 14, -1)).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
         return self.decoder(h)
 
     def decode(self, z):

@@ -295,5 +295,5 @@ def finish(path, model, run, images, labels):
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors("--batch-size", "--latent-dim"):
         main()

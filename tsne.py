@@ -16,6 +16,7 @@ from data import CLASS_NAMES, batches, load_dataset
 from model import EVAL_BATCH
 from support import cli, pictures
 from support.errors import UserError, user_errors
+from support.files import check_outputs
 from support.measures import NEIGHBORS, neighbor_accuracy
 
 MAP_SIZE = 1600  # pixels, the side of the map of thumbnails
@@ -45,6 +46,8 @@ def parse_args():
 
 def main():
     args = parse_args()
+    map_path = args.out.with_name(f"{args.out.stem}_map.png")
+    check_outputs(args.out, map_path)
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     dataset = run.settings.dataset
     images, labels, source = load_dataset(dataset, args.data_dir, "test")
@@ -73,9 +76,10 @@ def main():
         print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")
     labels = labels.numpy()
     pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
-    map_path = args.out.with_name(f"{args.out.stem}_map.png")
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
-    print(f"wrote {args.out}\nwrote {map_path}\n{cli.next_step(args.checkpoint, 'interpolate')}")
+    print(
+        f"wrote {args.out}\nwrote {map_path}\n{cli.next_step(args.checkpoint, args.data_dir, 'interpolate')}"
+    )
 
 
 def embed(mu, perplexity, seed):
@@ -150,5 +154,5 @@ def thumbnail_map(points, labels, images):
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors("--n"):
         main()

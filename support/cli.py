@@ -15,6 +15,7 @@ from support.errors import UserError
 
 TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
 OUT = Path("outputs/training")  # and where its pictures and metrics go
+DATA = Path("data")
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
 
 
@@ -52,12 +53,22 @@ def number(kind, at_least=None, above=None, below=None):
     return parse
 
 
+def user_path(text):
+    """An argparse type: a path, with ~ for the home folder, which no shell expands after --flag=."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text} is in the home folder of nobody known here") from None
+
+
 def png_file(text):
     """An argparse type: the path of a PNG file to write."""
-    path = Path(text)
-    if path.suffix.lower() != ".png":
+    file = user_path(text)
+    if file.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"{text} is not the name of a .png file")
-    return path
+    return file
 
 
 def add_device(parser):
@@ -87,7 +98,7 @@ def add_seed(parser):
 def add_checkpoint(parser):
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=user_path,
         help=f"the model to use; without it {TRAINED} if it exists, else the pretrained one",
     )
 
@@ -95,7 +106,8 @@ def add_checkpoint(parser):
 def add_data_dir(parser):
     parser.add_argument(
         "--data-dir",
-        default="data",
+        type=user_path,
+        default=DATA,
         help="folder of the data sets, downloaded there when missing; without a network, "
         "5,000 packaged digits stand in for MNIST",
     )
@@ -162,13 +174,19 @@ def open_model(path, device):
     return model, run, path
 
 
-def mixture_of(run, path):
-    """The latent mixture of a run from the checkpoint at ``path``. Raises UserError if it has none."""
+def mixture_of(run, path, classes=()):
+    """The latent mixture of a run from the checkpoint at ``path``.
+
+    Raises UserError if it has none, or none of these class numbers.
+    """
     if run.mixture is None:
         raise UserError(
             f"{path} has no latent mixture: finish its training, or add one, with "
             f"python train.py --resume --checkpoint {path}"
         )
+    known = len(run.mixture["share"])
+    if max(classes, default=0) >= known:
+        raise UserError(f"{path} has {known} classes and no class {max(classes)}: 0 to {known - 1} are there")
     return run.mixture
 
 
@@ -177,7 +195,14 @@ def progress(*args, **options):
     return tqdm(*args, leave=False, disable=None if distributed.is_first() else True, **options)
 
 
-def next_step(checkpoint, *scripts):
-    """The last line of a script's output: what to try next, with the same --checkpoint."""
-    use = f" --checkpoint {shlex.quote(str(checkpoint))}" if checkpoint else ""
-    return "next: " + "   ".join(f"python {script}.py{use}" for script in scripts)
+def next_step(checkpoint, data_dir, *scripts):
+    """The last line of a script's output: what to try next, with the same --checkpoint and --data-dir."""
+    commands = []
+    for script in scripts:
+        command = f"python {script}.py"
+        if checkpoint:
+            command += f" --checkpoint {shlex.quote(str(checkpoint))}"
+        if data_dir != DATA and script != "generate":  # which needs no data
+            command += f" --data-dir {shlex.quote(str(data_dir))}"
+        commands.append(command)
+    return "next: " + "   ".join(commands)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 
@@ -21,14 +22,21 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def user_errors():
-    """Turn what a user can cause into one line on stderr and a non-zero exit."""
+def user_errors(*sizes):
+    """Turn what a user can cause into one line on stderr and a non-zero exit.
+
+    ``sizes``: the script's flags that make it need less memory.
+    """
     signal.signal(signal.SIGTERM, _terminate)
+    _prepare_streams()
     try:
-        yield
+        with _flushed():
+            yield
     except (UserError, DataError, CheckpointError) as error:
         _leave(f"error: {error}", 1)
     except OSError as error:  # a folder that cannot be written, a full disk, …
+        if isinstance(error, BrokenPipeError) and not error.filename:  # who read what we print has enough
+            _leave("" if error.errno else str(error), 128 + signal.SIGPIPE)
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "; what was there before is untouched: free some space and run again" if full else ""
@@ -40,16 +48,45 @@ def user_errors():
         # CUDA says so in the type of the error, the CPU only in its words
         if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
-        _leave("error: out of memory: lower --batch-size, --n or --latent-dim, or try --device cpu", 1)
+        advice = f"lower {' or '.join(sizes)}, or " if sizes else ""
+        _leave(f"error: out of memory: {advice}take a machine or a --device with more of it", 1)
     except (KeyboardInterrupt, Terminated) as stop:
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         _leave(str(stop) or "stopped", 128 + signum)
+
+
+@contextlib.contextmanager
+def _flushed():
+    """Print all there is to print at the end, while a full disk can still be reported."""
+    try:
+        yield
+    except SystemExit:  # argparse's, after --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _terminate(signum, frame):
     raise Terminated
 
 
+def _prepare_streams():
+    """Make stdout and stderr safe to print to: where they are closed, or cannot show every character."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (it stays open)
+        with contextlib.suppress(AttributeError):  # a notebook's, say, which shows everything
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def _leave(message, code):
-    print(message, file=sys.stderr)
+    """End with this exit status, whoever still listens."""
+    with contextlib.suppress(OSError):
+        if message:
+            print(message, file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again at its end, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     raise SystemExit(code)

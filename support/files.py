@@ -2,7 +2,11 @@
 
 import contextlib
 import errno
+import glob
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,34 +18,111 @@ from support.errors import UserError
 def write_file(path, content):
     """Write bytes to ``path``, whole or not at all: beside the target, to the disk, renamed over it.
 
-    Folders are made as needed. Raises OSError if that fails; what was there before still is.
+    A symbolic link stays one, and what it points to is written. What is no regular file, a device
+    or a pipe, is written straight into. Folders are made as needed. Raises OSError if that fails;
+    what was there before still is.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    try:
+        if path.exists() and (_own_stream(path) or not path.is_file()):
+            _write_into(path, content)
+        else:
+            _replace(_target(path), content)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say where it is
+        raise
+
+
+def _target(path):
+    """The file that a path leads to: pathlib's own resolve() fails where links go round in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def _own_stream(path):
+    """What this process prints on, if ``path`` is another name of that, like /dev/stdout."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # no stream, or not one of a file
+            if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+                return stream
+    return None
+
+
+def _write_into(path, content):
+    """Write into what cannot be replaced; into what is printed on, after what was printed."""
+    stream = _own_stream(path)
+    if stream:
+        stream.flush()
+    with open(os.dup(stream.fileno()) if stream else path, "wb") as file:
+        file.write(content)
+
+
+def _replace(target, content):
+    """Put a file with this content in the place of ``target``, and keep its permissions."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # two scripts may be writing the same file: each has a name of its own until it is done
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk does not say where it is
-        raise
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+def check_outputs(*paths):
+    """Find out before the work, not after it, whether files can be written to ``paths``.
+
+    Nothing is left behind. Raises UserError.
+    """
+    for path in map(Path, paths):
+        try:
+            _try_to_write(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
+
+
+def _try_to_write(path):
+    """Raise the OSError that write_file(path, …) would."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    exists = path.exists()
+    if exists and _own_stream(path):
+        return
+    if exists and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if exists and not path.is_file():
+        return
+    folder = next(parent for parent in _target(path).parents if os.path.lexists(parent))
+    with tempfile.TemporaryFile(dir=folder):  # permissions do not tell all: the disk may be read-only
+        pass
+
+
 @contextlib.contextmanager
-def reserved(path, flag):
-    """Keep other trainings from writing to ``path``. A process that dies lets go of it, however it dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock", timeout=0) if distributed.is_first() else contextlib.nullcontext()
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise UserError(f"another training is writing {path}: wait for it, or pass another {flag}") from None
+def reserved(path, flag, folder=False):
+    """Keep other trainings from writing to the file or folder at ``path``, whatever they call it.
+
+    A process that dies lets go of it, however it dies; what it had not finished writing is removed.
+    Raises UserError if another training has it.
+    """
+    target = _target(path)
+    where, name = (target, "*") if folder else (target.parent, glob.escape(target.name))
+    where.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if distributed.is_first():
+            try:
+                stack.enter_context(FileLock(where / ".lock" if folder else f"{target}.lock", timeout=0))
+            except Timeout:
+                message = f"another training is writing {path}: wait for it, or pass another {flag}"
+                raise UserError(message) from None
+            except NotImplementedError:
+                print(f"warning: {where} has no locks: start no other training there", file=sys.stderr)
+            for left in where.glob(f"{name}.[0-9]*.tmp"):
+                left.unlink(missing_ok=True)
+        yield

@@ -2,11 +2,17 @@
 
 import io
 import math
+import os
+import re
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from support.files import write_file
+from support.errors import UserError
+from support.files import check_outputs, write_file
+
+MARK = "ConvVAE, generate.py"  # in each of save_images' PNGs: those of others are never replaced
 
 # Ten colours that stay apart in print and for most colour-blind readers; the first two lead.
 PALETTE = [
@@ -37,10 +43,37 @@ def grid(images, nrow, scale=2, gap=1):
     return Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1))
 
 
-def save_png(path, image):
+def save_png(path, image, mark=None):
+    """Write a PIL image as a PNG file; ``mark`` is a note in it of what wrote it."""
+    note = PngInfo()
+    if mark:
+        note.add_text("Software", mark)
     buffer = io.BytesIO()
-    image.save(buffer, "png", optimize=True)
+    image.save(buffer, "png", optimize=True, pnginfo=note)
     write_file(path, buffer.getvalue())
+
+
+def save_images(folder, images):
+    """Write images (N, 1, 28, 28) as single PNGs, 00000.png and so on, in place of those written earlier."""
+    for file in earlier_images(folder):
+        file.unlink()
+    for i, pixels in enumerate(to_pixels(images)):
+        save_png(folder / f"{i:05d}.png", Image.fromarray(pixels), MARK)
+
+
+def earlier_images(folder):
+    """What save_images left in a folder. Raises UserError if it cannot be written or holds others' images."""
+    check_outputs(folder / "00000.png")
+    found = sorted(file for file in folder.glob("*.png") if re.fullmatch(r"\d{5,}", file.stem))
+    for file in found:
+        try:
+            with Image.open(file) as image:
+                ours = image.info.get("Software") == MARK
+        except (OSError, ValueError, SyntaxError):  # no picture at all
+            ours = False
+        if not ours:
+            raise UserError(f"{file} is not an image of ours: pass another folder to --save-images")
+    return found
 
 
 def save_gif(path, frames, milliseconds):
@@ -66,6 +99,8 @@ def save_film(path, grids, most=50):
 
 def new_figure(width, height):
     """A matplotlib figure in the project's style: ``(figure, axes)``. It needs no display."""
+    # A notebook passes its backend on to every command it starts. We need none, and it may not be here.
+    os.environ.pop("MPLBACKEND", None)
     from matplotlib.figure import Figure  # here, not above: half a second not every script needs
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -83,15 +118,18 @@ def save_figure(path, figure, dpi=200):
     save_png(path, Image.open(buffer).convert("RGB").quantize(256))
 
 
-def loss_curves(history):
-    """A figure of train and test loss against the epoch, from train.py's rows of metrics."""
+def loss_curves(history, test_split):
+    """A figure of train and test loss against the epoch, from train.py's rows of metrics.
+
+    ``test_split`` is what the second is called, since --validate tests on another split.
+    """
     figure, axes = new_figure(7, 4.2)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(history) < 3 else None  # a single epoch makes no line
-    for name, color in (("train", PALETTE[0]), ("test", PALETTE[1])):
-        loss = [row[f"{name}_loss"] for row in history]
+    for key, name, color in (("train", "train", PALETTE[0]), ("test", test_split, PALETTE[1])):
+        loss = [row[f"{key}_loss"] for row in history]
         axes.plot(epochs, loss, color=color, lw=2, marker=marker, label=f"{name} {loss[-1]:.2f}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if len(history) >= 10:  # the first epochs fall from several hundred nats and would flatten the rest
         low, high = min(row["train_loss"] for row in history), history[len(history) // 10]["test_loss"]
         axes.set_ylim(min(low, history[-1]["test_loss"]) - 0.1 * (high - low), high + 0.1 * (high - low))
