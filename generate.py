@@ -1,4 +1,4 @@
-"""Sample digits to a grid of images. Needs neither data nor network.
+"""Sample images to a grid. Needs neither data nor network.
 
     python generate.py                                 # 64 digits from N(0, I)
     python generate.py --sampler mixture               # from where the encoder puts digits: better ones
@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data import CLASS_NAMES
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from support import cli, pictures
 from support.errors import UserError, user_errors
@@ -106,8 +105,7 @@ def draw_samples(args, model, run, path):
 
 def draw_classes(args, model, run, path):
     """The digits asked for: a row for each of several, or one row of them all."""
-    names = CLASS_NAMES[run.settings.dataset]
-    digits = [class_number(text, names) for text in args.digit]
+    digits = [cli.class_number(text, run.classes, "--digit") for text in args.digit]
     each = args.n or (64 if len(digits) == 1 else 1)
     nrow = args.nrow or 8
     if len(digits) > 1 and not args.nrow:
@@ -116,7 +114,9 @@ def draw_classes(args, model, run, path):
     generator = torch.Generator().manual_seed(args.seed)
     mixture = cli.mixture_of(run, path)
     images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
-    return images, nrow, f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
+    names = " ".join(run.classes[digit] for digit in digits)
+    count = f"{each} of {names}" if len(digits) == 1 else f"{each} of each of {names}"
+    return images, nrow, f"{count}, seed {args.seed}"
 
 
 def draw_manifold(args, model, run, path):
@@ -130,17 +130,6 @@ def draw_manifold(args, model, run, path):
         z = leading_plane(cli.mixture_of(run, path))
         what = "the plane of the two leading latent directions"
     return model.decode_all(z), MANIFOLD_SIDE, what
-
-
-def class_number(text, names):
-    """The number of the class that ``text`` names or numbers. Raises UserError if there is none."""
-    if text.lower() in names:
-        return names.index(text.lower())
-    numbers = [str(number) for number in range(len(names))]
-    if text in numbers:
-        return numbers.index(text)
-    listed = "0 to 9" if names == numbers else "0 to 9 or of " + ", ".join(names)
-    raise UserError(f"--digit {text} is not one of {listed}")
 
 
 def unit_plane():

@@ -3,6 +3,7 @@
     python train.py                                  # 20 epochs on the best device found
     python train.py --epochs 100                     # as long as the model in the README
     python train.py --epochs 100 --device cuda       # the same on an NVIDIA GPU
+    python train.py --dataset FOLDER                 # on your own images: FOLDER/<class>/*, or FOLDER/*
     python train.py --resume                         # go on after a stop, as if there had been none
     torchrun --nproc-per-node=2 train.py             # on several processes or GPUs
 
@@ -20,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import TORCHVISION_NAMES, batches, load_dataset, to_float
+from data import batches, to_float
+from folders import load_split
 from mixture import fit_mixture
 from model import EVAL_BATCH, ConvVAE, vae_loss
 from support import cli, distributed, pictures
@@ -71,7 +73,7 @@ def parse_args():
         action="store_true",
         help="to choose settings: hold out a sixth of the training images, test on these",
     )
-    add("--dataset", choices=list(TORCHVISION_NAMES), default=Settings.dataset, help="what to train on")
+    cli.add_dataset(parser)
     cli.add_data_dir(parser)
     cli.add_device(parser)
     cli.add_precision(parser)
@@ -104,8 +106,8 @@ def main():
         settings = run.settings
 
         with distributed.first_on_its_machine():  # which may download: the others find it there
-            train = load_dataset(settings.dataset, args.data_dir, "train", settings.validate)
-            test = load_dataset(settings.dataset, args.data_dir, settings.test_split)
+            train = load_split(run, args.data_dir, "train")
+            test = load_split(run, args.data_dir, settings.test_split)
         check_data(run, train)
         train_images, test_images = train.images.to(device), test.images.to(device)
 
@@ -238,7 +240,7 @@ def new_run(args, device):
     precision = cli.pick_precision(args.precision or "auto", device)
     settings = Settings(**(typed_settings(args) | {"precision": precision}))
     torch.manual_seed(settings.seed)
-    model = ConvVAE(settings.latent_dim, dropout=settings.dropout)
+    model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
     return model, Run(settings, out=str(args.out or OUT))
 
 
@@ -264,16 +266,20 @@ def open_run(args):
 
 def check_data(run, train):
     """Refuse training images that the run cannot go on with, or not be finished with."""
-    run.source = run.source or train.source
+    if not run.source:
+        run.source, run.classes = train.source, train.classes
     if run.source != train.source:
         raise UserError(
             f"this run trained on the {run.source} data set and found the {train.source} one: "
             "check --data-dir"
         )
-    rarest = torch.bincount(train.labels, minlength=10).min()
-    if rarest < 2:
+    counts = torch.bincount(train.labels, minlength=max(1, len(train.classes)))
+    rarest = counts.argmin()
+    if counts[rarest] < 2:
+        name = f"class {train.classes[rarest]}" if train.classes else "the folder"
         raise UserError(
-            f"a class has {rarest} training images and the latent mixture needs 2 of each: check --data-dir"
+            f"{name} has {counts[rarest]} training images and the latent mixture needs 2 of each: "
+            f"check {'--dataset' if run.settings.of_folder else '--data-dir'}"
         )
 
 
