@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from data import DataError, Split, hold_out, load_dataset
-from support.cli import progress, warn
-from support.images import looks_light, read_image
+from support.cli import warn
+from support.images import looks_light, read_images
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
 
@@ -52,14 +52,20 @@ def load_folder(settings, split):
     """One split of the folder ``settings.dataset``, as a Split with the source "folder"."""
     folder = Path(settings.dataset)
     samples, classes = _choose(folder, split, settings.validate)
-    images, kept = _read_all([path for path, _ in samples], settings)
+    paths = [path for path, _ in samples]
+    images, kept, _ = read_images(paths, settings.image_size, settings.invert, skip_bad=settings.skip_bad)
     if len(images) == 0:
         raise DataError(f"{folder} has no image to {'train' if split == 'train' else 'test'} on: add some")
     if (images == images[:, :, :1, :1]).all():
         advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])
-    return Split(images, labels, "folder", classes, [samples[number][0] for number in kept])
+    return Split(images, labels, "folder", classes, [paths[number] for number in kept])
+
+
+def image_files(folder):
+    """The paths of all files under a folder that are images by their names, sorted."""
+    return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file() and _is_image(path))
 
 
 # Which images there are: samples are pairs (path, label)
@@ -68,7 +74,9 @@ def load_folder(settings, split):
 def _choose(folder, split, validate):
     """The samples of one split of the folder, in an order that mixes the classes, and the classes' names."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: pass the one that has its images with --images")
+        raise DataError(
+            f"there is no folder {folder}: say with --images (to train.py with --dataset) where it is now"
+        )
     root, test_root = _halves(folder)
     samples, classes = _find(root, tell=split == "train")
     counts = torch.bincount(torch.tensor([label for _, label in samples], dtype=int), minlength=len(classes))
@@ -111,10 +119,9 @@ def _find(root, tell):
     others = []
 
     def is_image(path):
-        hidden, known = os.path.basename(path)[0] == ".", path.lower().endswith(EXTENSIONS)
-        if not hidden and not known:
+        if not _is_image(path) and Path(path).name[0] != ".":
             others.append(path)
-        return known and not hidden
+        return _is_image(path)
 
     classes = _class_names(root)
     _check_names(root, classes)
@@ -130,6 +137,12 @@ def _find(root, tell):
     if others and tell:
         warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
     return samples, classes
+
+
+def _is_image(path):
+    """Whether a file is an image by its name."""
+    path = Path(path)
+    return path.suffix.lower() in EXTENSIONS and path.name[0] != "."
 
 
 def _check_names(root, classes):
@@ -165,22 +178,3 @@ def _listed(classes):
         return "no classes"
     shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
     return f"the class{'es' * (len(classes) > 1)} {shown}"
-
-
-# Reading them
-
-
-def _read_all(files, settings):
-    """uint8 images (N, 1, size, size) of these files, and the numbers of those that could be read."""
-    images, kept, bad = [], [], []
-    for number, path in enumerate(progress(files, desc=Path(settings.dataset).name, unit="img")):
-        try:
-            images.append(read_image(path, settings.image_size, settings.invert)[0])
-            kept.append(number)
-        except DataError as error:
-            if not settings.skip_bad:
-                raise DataError(f"{error}: mend it, or leave such files out with --skip-bad") from None
-            bad.append(error)
-    if bad:
-        warn(f"left out {len(bad):,} of {len(files):,} files; {bad[0]}")
-    return torch.stack(images) if images else torch.empty(0, 1, 1, 1, dtype=torch.uint8), kept

@@ -255,7 +255,9 @@ def open_run(args):
         )
     for name, typed in typed_settings(args).items():
         before = getattr(run.settings, name)
-        if typed != before:
+        if name == "dataset" and cli.are_folders(typed, before):  # it may have moved: the images are compared
+            run.settings = dataclasses.replace(run.settings, dataset=typed)
+        elif typed != before:
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"{args.checkpoint} was started with {flag} {before}, not {typed}: leave {flag} out"
@@ -278,7 +280,7 @@ def check_data(run, train):
     if counts[rarest] < 2:
         name = f"class {train.classes[rarest]}" if train.classes else "the folder"
         raise UserError(
-            f"{name} has {counts[rarest]} training images and the latent mixture needs 2 of each: "
+            f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
             f"check {'--dataset' if run.settings.of_folder else '--data-dir'}"
         )
 
@@ -313,7 +315,7 @@ def finish(path, model, run, images, labels):
     if grids:
         pictures.save_film(out / "film.gif", grids)
     # Last of all: a run killed before this has not finished, and --resume does the above again.
-    save_checkpoint(path, in_half(model), dataclasses.replace(run, out=None, optimizer=None, mixture=mixture))
+    save_checkpoint(path, in_half(model), run.finished(mixture))
     trained = None if path == cli.TRAINED else path
     print(
         f"wrote {path}\n"

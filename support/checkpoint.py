@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from data import CLASS_NAMES
 from mixture import is_mixture
 from model import ConvVAE
 from support.errors import CheckpointError, Terminated
-from support.files import write_file
+from support.files import short, write_file
 
 FORMAT, VERSION = "conv-vae", 1
 
@@ -68,6 +68,15 @@ class Run:
     optimizer: dict | None = None  # the optimiser's state, until it is finished
     mixture: dict | None = None  # the latent mixture, once it is finished
     saved: int | None = None  # not in the file: how many epochs are, or None if nothing is yet
+
+    def finished(self, mixture):
+        """What to keep of this run at its end: its mixture, and nothing that only going on needs.
+
+        Others may get the file, which need not tell them where on this machine a folder was.
+        """
+        dataset = str(short(self.settings.dataset)) if self.settings.of_folder else self.settings.dataset
+        settings = replace(self.settings, dataset=dataset)
+        return replace(self, settings=settings, out=None, optimizer=None, mixture=mixture)
 
 
 def save_checkpoint(path, model, run):
@@ -198,6 +207,8 @@ def _run_in(content, config):
             raise TypeError(item.name)
     if type(run.source) is not str or type(run.classes) is not list:
         raise TypeError("source or classes")
+    if settings.of_folder != (run.source == "folder"):  # a name that is neither a data set's nor a folder's
+        raise ValueError("data set")
     if not all(type(name) is str and name.isprintable() for name in [settings.dataset, *run.classes]):
         raise ValueError("names")
     if type(run.history) is not list or (run.out is not None and type(run.out) is not str):

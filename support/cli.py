@@ -14,6 +14,7 @@ from data import CLASS_NAMES
 from support import distributed
 from support.checkpoint import Settings, load_checkpoint
 from support.errors import UserError
+from support.files import short
 
 TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
@@ -53,12 +54,17 @@ def number(kind, at_least=None, above=None, below=None):
     return parse
 
 
-def png_file(text):
+def png_file(text, suffix=".png"):
     """An argparse type: the path of a PNG file to write."""
     path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"{text} is not the name of a .png file")
+    if path.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a {suffix} file")
     return path
+
+
+def csv_file(text):
+    """An argparse type: the path of a CSV file to write."""
+    return png_file(text, ".csv")
 
 
 def data_set(text):
@@ -71,6 +77,11 @@ def data_set(text):
     if not str(path).isprintable():  # which what is not UTF-8 is not, either
         raise argparse.ArgumentTypeError(f"{text!a} has a name that is not printable text: rename it")
     return str(path)
+
+
+def are_folders(*datasets):
+    """Whether all of these values of --dataset are folders."""
+    return not set(datasets) & set(CLASS_NAMES)
 
 
 def image_size(text):
@@ -205,7 +216,7 @@ def open_model(path, device, images=None):
     """
     path = path or (TRAINED if TRAINED.exists() else SHIPPED)
     model, run = load_checkpoint(path, device)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    shown = short(path)
     settings = run.settings
     if images is not None:
         if not settings.of_folder or images in CLASS_NAMES:
@@ -241,8 +252,9 @@ def class_number(text, classes, flag):
         return names.index(text.lower())
     if text in numbers and not set(names) & set(numbers):  # else a number is a name, or none
         return numbers.index(text)
-    listed = f"0 to {numbers[-1]}" if names[: len(numbers)] == numbers else ", ".join(classes)
-    raise UserError(f"{flag} {text} is not one of {listed}")
+    listed = [f"0 to {numbers[-1]}"] if names == numbers or not set(names) & set(numbers) else []
+    listed += [", ".join(classes)] if names != numbers else []
+    raise UserError(f"{flag} {text} is not one of {' or of '.join(listed)}")
 
 
 def noun(classes):

@@ -7,10 +7,35 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 
 from data import DataError
+from support.cli import progress, warn
 
 LIGHT = 160  # a border lighter than this is paper
 MNIST_SIDE, MNIST_BOX = 28, 20  # MNIST's digits fill a box of 20 x 20 pixels in 28 x 28
 FAINT = 0.25  # of the darkest ink: what is fainter is paper, in a photographed digit
+
+
+def read_images(paths, size, invert=False, center=False, skip_bad=False):
+    """The pictures in these files as read_image reads them.
+
+    Returns uint8 images (N, 1, size, size), the numbers of the files they are from, and the sizes
+    they had. With ``skip_bad`` files that cannot be read are left out and counted in a warning.
+    """
+    images, kept, sizes, bad = [], [], [], []
+    for number, path in enumerate(progress(paths, desc="reading", unit="img")):
+        try:
+            image, shape = read_image(path, size, invert, center)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{error}: mend it, or leave such files out with --skip-bad") from None
+            bad.append(error)
+        else:
+            images.append(image)
+            kept.append(number)
+            sizes.append(shape)
+    if bad:
+        warn(f"left out {len(bad):,} of {len(paths):,} files; {bad[0]}")
+    stacked = torch.stack(images) if images else torch.empty(0, 1, size, size, dtype=torch.uint8)
+    return stacked, kept, sizes
 
 
 def read_image(path, size, invert=False, center=False):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from support.files import write_file
 
@@ -59,6 +59,21 @@ def pairs(x, recon):
     """Images x (N, 1, 28, 28) in rows of eight, each above its reconstructions: (2 N, 1, 28, 28)."""
     rows = [row for pair in zip(x.split(8), recon.split(8), strict=True) for row in pair]
     return torch.cat(rows)
+
+
+def labelled(images, rows, columns, scale=2):
+    """A grid with a row for each of ``rows`` and an image for each of ``columns``, with these names."""
+    body = grid(images, len(columns), scale)
+    cell, font = body.width // len(columns), ImageFont.load_default(8 * scale)
+    left, top = cell, cell // 2
+    canvas = Image.new("L", (left + body.width, top + body.height), 255)
+    canvas.paste(body, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for i, name in enumerate(rows):
+        draw.text((left - 4 * scale, top + (i + 0.5) * cell), name, 0, font, anchor="rm")
+    for i, name in enumerate(columns):
+        draw.text((left + (i + 0.5) * cell, top / 2), name, 0, font, anchor="mm")
+    return canvas
 
 
 def save_png(path, image):
