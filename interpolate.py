@@ -1,4 +1,4 @@
-"""Walk in the latent space from one digit to another: a strip and a GIF.
+"""Walk in the latent space from one image to another: a strip and a GIF.
 
     python interpolate.py                                 # from a 3 to an 8
     python interpolate.py --digits 4 9 --rows 5
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from data import CLASS_NAMES, load_dataset, to_float
+from data import to_float
+from folders import load_split
 from mixture import sample_mixture
 from model import EVAL_BATCH
 from support import cli, pictures
@@ -30,7 +31,10 @@ def parse_args():
     parser = cli.Parser(__doc__)
     cli.add_checkpoint(parser)
     parser.add_argument(
-        "--digits", type=int, nargs=2, default=[3, 8], metavar=("FROM", "TO"), help="classes of the two ends"
+        "--digits",
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="classes of the two ends, by number or name (default: 3 8, or the first and the last class)",
     )
     parser.add_argument(
         "--index",
@@ -49,7 +53,7 @@ def parse_args():
         "--method", choices=["linear", "slerp"], default="slerp", help="the way between two points"
     )
     parser.add_argument(
-        "--rows", type=cli.number(int, at_least=1), default=1, help="how many pairs of the two digits"
+        "--rows", type=cli.number(int, at_least=1), default=1, help="how many pairs of the two classes"
     )
     parser.add_argument(
         "--generated", action="store_true", help="start and end at samples of --digits: needs no data"
@@ -61,12 +65,10 @@ def parse_args():
         help="picture of the strip; the GIF goes beside it",
     )
     cli.add_data_dir(parser)
+    cli.add_images(parser)
     cli.add_seed(parser)
     cli.add_device(parser)
     args = parser.parse_args()
-    for digit in args.digits:
-        if not 0 <= digit <= 9:
-            parser.error(f"argument --digits: {digit} is not one of 0 to 9")
     if args.index and args.generated:
         parser.error("--index names test images, so --generated does not go with it")
     if args.index and args.rows > 1:
@@ -78,12 +80,15 @@ def main():
     args = parse_args()
     gif = args.out.with_suffix(".gif")
     check_outputs(args.out, gif)
-    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
+    numbers = end_classes(args.digits, run.classes)
     if args.generated:
-        za, zb = generated_ends(args, cli.mixture_of(run, path, args.digits))
+        za, zb = generated_ends(args, cli.mixture_of(run, path, numbers), numbers)
+        a, b = (f"a generated {run.classes[n] if run.classes else 'image'}" for n in numbers)
+        print(f"{a} to {b}, {args.method}")
         originals = None
     else:
-        za, zb, originals = encoded_ends(args, model, run.settings.dataset)
+        za, zb, originals = encoded_ends(args, model, run, numbers)
 
     strip = model.decode_all(walk(za, zb, args.steps, args.method).flatten(0, 1))
     rows = strip.unflatten(0, (args.rows, args.steps))
@@ -102,26 +107,33 @@ def main():
     print(cli.next_step(args.checkpoint, args.data_dir, "tsne"))
 
 
-def generated_ends(args, mixture):
-    """z of generated digits to walk between: two tensors (rows, latent_dim)."""
+def end_classes(digits, classes):
+    """The numbers of the classes to walk between. Raises UserError."""
+    if digits:
+        return [cli.class_number(text, classes, "--digits") for text in digits]
+    return [3, 8] if len(classes) > 8 else [0, max(0, len(classes) - 1)]
+
+
+def generated_ends(args, mixture, numbers):
+    """z of generated images to walk between: two tensors (rows, latent_dim)."""
     generator = torch.Generator().manual_seed(args.seed)
-    return [sample_mixture(mixture, torch.full((args.rows,), d), generator=generator) for d in args.digits]
+    return [sample_mixture(mixture, torch.full((args.rows,), d), generator=generator) for d in numbers]
 
 
-def encoded_ends(args, model, dataset):
+def encoded_ends(args, model, run, numbers):
     """mu of test images to walk between, (rows, latent_dim) each, and the images, (rows, 1, 28, 28) each."""
-    images, labels, _ = load_dataset(dataset, args.data_dir, "test")
-    starts, ends = choose_pairs(args, labels)
-    names = CLASS_NAMES[dataset]
+    test = load_split(run, args.data_dir, "test")
+    starts, ends = choose_pairs(args, test.labels, numbers, run.classes)
+    names = [f" ({run.classes[label]})" if run.classes else "" for label in test.labels]
     for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
-        print(f"test image {a} ({names[labels[a]]}) to test image {b} ({names[labels[b]]}), {args.method}")
-    x = to_float(images[torch.cat([starts, ends])])
+        print(f"test image {a}{names[a]} to test image {b}{names[b]}, {args.method}")
+    x = to_float(test.images[torch.cat([starts, ends])])
     mu, _ = model.encode_all(x.split(EVAL_BATCH))
     za, zb = mu.chunk(2)
     return za, zb, x.chunk(2)
 
 
-def choose_pairs(args, labels):
+def choose_pairs(args, labels, numbers, classes):
     """Indices of the test images to start and to end at: two tensors (rows,)."""
     if args.index:
         for index in args.index:
@@ -130,10 +142,10 @@ def choose_pairs(args, labels):
         return torch.tensor(args.index[:1]), torch.tensor(args.index[1:])
     generator = torch.Generator().manual_seed(args.seed)
     chosen = []
-    for digit in args.digits:
-        members = (labels == digit).nonzero().flatten()
+    for number in numbers:
+        members = (labels == number).nonzero().flatten()
         if len(members) == 0:
-            raise UserError(f"the test images have no {digit}: choose another of --digits")
+            raise UserError(f"the test images have no {classes[number]}: choose another of --digits")
         # with replacement, so that any number of rows can be had
         chosen.append(members[torch.randint(len(members), (args.rows,), generator=generator)])
     return chosen

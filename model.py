@@ -26,20 +26,24 @@ class ConvVAE(nn.Module):
 
     latent_dim: size of z; channels: feature maps after the three convolutions;
     hidden_dim: width of the wide fully connected layers; dropout: how much of the feature maps
-    and of the hidden units training drops in the encoder. Raises ValueError if dropout is not
-    between 0 and 1.
+    and of the hidden units training drops in the encoder; image_size: side of the images, 28 in all
+    comments here. Raises ValueError if dropout is not from 0 to 1, or image_size not a multiple of 4.
     """
 
-    def __init__(self, latent_dim=16, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0):
+    def __init__(self, latent_dim=16, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0, image_size=28):
         super().__init__()
         if not 0 <= dropout <= 1:  # torch lets NaN pass
             raise ValueError(f"dropout is {dropout}, which is not between 0 and 1")
+        if image_size < 4 or image_size % 4:
+            raise ValueError(f"image_size is {image_size}, which is not a multiple of 4")
         self.config = {
             "latent_dim": latent_dim,
             "channels": list(channels),
             "hidden_dim": hidden_dim,
             "dropout": dropout,
+            "image_size": image_size,
         }
+        self.side = image_size
         c1, c2, c3 = channels
         # LeakyReLU is increasing, so it commutes with max-pooling: activating after the
         # pool is the same function for a quarter of the work.
@@ -58,7 +62,7 @@ class ConvVAE(nn.Module):
             nn.Dropout2d(dropout),  # whole maps: one random draw per map, not one per pixel
         )
         self.encoder_fc = nn.Sequential(
-            nn.Linear(7 * 7 * c3, hidden_dim),
+            nn.Linear((image_size // 4) ** 2 * c3, hidden_dim),
             nn.LeakyReLU(LEAK),
             nn.Dropout(dropout),
             nn.Linear(hidden_dim, hidden_dim // 2),
@@ -73,7 +77,7 @@ class ConvVAE(nn.Module):
         self.decoder_fc = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.LeakyReLU(LEAK),
-            nn.Linear(hidden_dim, 14 * 14 * maps),
+            nn.Linear(hidden_dim, (image_size // 2) ** 2 * maps),
             nn.LeakyReLU(LEAK),
         )
         self.decoder = nn.Sequential(
@@ -87,8 +91,10 @@ class ConvVAE(nn.Module):
     def encode(self, x):
         """x (B, 1, 28, 28) in [0, 1] -> mu, logvar of q(z|x), float32 (B, latent_dim) each.
 
-        logvar is clamped here, once, so that the KL and the std see the same value.
+        logvar is clamped here, once, so that the KL and the std see the same value. Raises ValueError.
         """
+        if x.shape[1:] != (1, self.side, self.side):
+            raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
         h = self.encoder(x.to(self.mu_head.weight.dtype))  # which is another in model.half()
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3): free in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim // 2)
@@ -102,7 +108,8 @@ class ConvVAE(nn.Module):
     def decode_logits(self, z):
         """z (B, latent_dim) -> the Bernoulli logits of every pixel, (B, 1, 28, 28)."""
         h = self.decoder_fc(z.to(self.mu_head.weight.dtype))  # -> (B, 14 * 14 * maps)
-        h = h.unflatten(1, (14, 14, -1)).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
+        h = h.unflatten(1, (self.side // 2, self.side // 2, -1))  # -> (B, 14, 14, maps)
+        h = h.permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
         return self.decoder(h)
 
     def decode(self, z):

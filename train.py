@@ -3,6 +3,7 @@
     python train.py                                  # 20 epochs on the best device found
     python train.py --epochs 100                     # as long as the model in the README
     python train.py --epochs 100 --device cuda       # the same on an NVIDIA GPU
+    python train.py --dataset FOLDER                 # on your own images: FOLDER/<class>/*, or FOLDER/*
     python train.py --resume                         # go on after a stop, as if there had been none
     torchrun --nproc-per-node=2 train.py             # on several processes or GPUs
 
@@ -20,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import DATASETS, batches, load_dataset, to_float
+from data import batches, to_float
+from folders import load_split
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import EVAL_BATCH, ConvVAE, vae_loss
@@ -78,7 +80,7 @@ def parse_args():
         action="store_true",
         help="to choose settings: hold out a sixth of the training images, test on these",
     )
-    add("--dataset", choices=list(DATASETS), default=Settings.dataset, help="what to train on")
+    cli.add_dataset(parser)
     cli.add_data_dir(parser)
     cli.add_device(parser)
     cli.add_precision(parser)
@@ -114,8 +116,8 @@ def main():
         settings = run.settings
 
         with distributed.first_on_its_machine():  # which may download: the others find it there
-            train = load_dataset(settings.dataset, args.data_dir, "train", settings.validate)
-            test = load_dataset(settings.dataset, args.data_dir, settings.test_split)
+            train = load_split(run, args.data_dir, "train")
+            test = load_split(run, args.data_dir, settings.test_split)
         check_data(run, train)
         train_images, test_images = train.images.to(device), test.images.to(device)
 
@@ -251,7 +253,7 @@ def new_run(args, device):
     else:
         settings = Settings(**chosen)
         torch.manual_seed(settings.seed)
-        model = ConvVAE(settings.latent_dim, dropout=settings.dropout)
+        model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
     return model, Run(settings, out=str(args.out or cli.OUT))
 
 
@@ -285,7 +287,7 @@ def finish(path, model, run, images, labels):
     if grids:
         pictures.save_film(out / "film.gif", grids)
     # Last of all: a run killed before this has not finished, and --resume does the above again.
-    save_checkpoint(path, in_half(model), dataclasses.replace(run, out=None, optimizer=None, mixture=mixture))
+    save_checkpoint(path, in_half(model), run.finished(mixture))
     trained = None if path == cli.TRAINED else path
     print(
         f"wrote {path}\n"

@@ -1,4 +1,4 @@
-"""Map the latent space: t-SNE of the test images' mu, as a scatter plot and as a map of the digits.
+"""Map the latent space: t-SNE of the test images' mu, as a scatter plot and as a map of the images.
 
     python tsne.py                        # all test images
     python tsne.py --n 2000 --perplexity 50
@@ -6,13 +6,15 @@
 van der Maaten & Hinton, "Visualizing Data using t-SNE", 2008.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from data import CLASS_NAMES, batches, load_dataset
+from data import batches
+from folders import load_split
 from model import EVAL_BATCH
 from support import cli, pictures
 from support.errors import UserError, user_errors
@@ -39,6 +41,7 @@ def parse_args():
         help="the scatter plot; the map goes beside it",
     )
     cli.add_data_dir(parser)
+    cli.add_images(parser)
     cli.add_seed(parser)
     cli.add_device(parser)
     return parser.parse_args()
@@ -48,12 +51,12 @@ def main():
     args = parse_args()
     map_path = args.out.with_name(f"{args.out.stem}_map.png")
     check_outputs(args.out, map_path)
-    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
-    dataset = run.settings.dataset
-    images, labels, source = load_dataset(dataset, args.data_dir, "test")
+    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
+    test = load_split(run, args.data_dir, "test")
+    images, labels = test.images, test.labels
     n = min(args.n, len(images))
     if n < args.n:
-        print(f"the {source} data set has {n:,} test images: taking all of them")
+        print(f"the {test.source} data set has {n:,} test images: taking all of them")
     if n < 2:
         raise UserError("a map needs at least 2 points: raise --n")
     if not args.perplexity < n:
@@ -68,14 +71,14 @@ def main():
 
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
     points = embed(mu.numpy(), args.perplexity, args.seed)
-    if n > NEIGHBORS:
+    if n > NEIGHBORS and run.classes:
         in_latents, in_map = (
             neighbor_accuracy(mu, labels),
             neighbor_accuracy(torch.from_numpy(points), labels),
         )
         print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")
     labels = labels.numpy()
-    pictures.save_figure(args.out, scatter(points, labels, CLASS_NAMES[dataset]))
+    pictures.save_figure(args.out, scatter(points, labels, run.classes))
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
     print(
         f"wrote {args.out}\nwrote {map_path}\n{cli.next_step(args.checkpoint, args.data_dir, 'interpolate')}"
@@ -92,24 +95,24 @@ def embed(mu, perplexity, seed):
 
 
 def scatter(points, labels, names):
-    """A figure of the points, coloured by class, with a legend and a name at each cluster's centre."""
+    """A figure of the points, coloured by class, with a legend and a name at each cluster's centre.
+
+    Without names the images have no classes, and the points one colour.
+    """
     figure, axes = pictures.new_figure(7.5, 6.5)
-    for digit, name in enumerate(names):
-        own = points[labels == digit]
+    size = max(4, 24 - len(points) / 500)
+    if not names:
+        axes.scatter(*points.T, s=size, lw=0, alpha=0.65, color=pictures.PALETTE[0])
+    names = [pictures.plain(name) for name in names]
+    for label, (name, color) in enumerate(zip(names, pictures.palette(len(names)), strict=True)):
+        own = points[labels == label]
         if len(own) == 0:
             continue
-        axes.scatter(
-            *own.T,
-            s=max(4, 24 - len(points) / 500),
-            lw=0,
-            alpha=0.65,
-            color=pictures.PALETTE[digit],
-            label=name,
-        )
+        axes.scatter(*own.T, s=size, lw=0, alpha=0.65, color=color, label=name)
         axes.text(
             *np.median(own, axis=0),
             name,
-            fontsize=17,
+            fontsize=17 if len(names) <= 10 else 11,
             weight="bold",
             color=pictures.INK,
             ha="center",
@@ -120,19 +123,21 @@ def scatter(points, labels, names):
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    axes.legend(
-        frameon=False,
-        fontsize=12,
-        markerscale=4,
-        handletextpad=0.1,
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-    )
+    if names:
+        axes.legend(
+            frameon=False,
+            fontsize=12 if len(names) <= 20 else 8,
+            ncols=math.ceil(len(names) / 30),
+            markerscale=4,
+            handletextpad=0.1,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
     return figure
 
 
 def thumbnail_map(points, labels, images):
-    """A PIL image of the map drawn with the digits themselves: one per free place, in its class's colour."""
+    """A PIL image of the map drawn with the images themselves: one per free place, in its class's colour."""
     cell = 20
     places = MAP_SIZE // cell
     low, high = points.min(0), points.max(0)
@@ -140,14 +145,14 @@ def thumbnail_map(points, labels, images):
     columns = (where[:, 0] * (places - 1)).round().astype(int)
     rows = ((1 - where[:, 1]) * (places - 1)).round().astype(int)
     canvas = np.full((places * cell, places * cell, 3), 255, np.uint8)
-    colors = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in pictures.PALETTE]
+    colors = [np.array(pictures.to_rgb(color)) for color in pictures.palette(labels.max() + 1)]
     taken = set()
     for row, column, label, image in zip(rows, columns, labels, images, strict=True):
         if (row, column) in taken:
             continue
         taken.add((row, column))
-        digit = Image.fromarray(image[3:25, 3:25]).resize((cell, cell), Image.Resampling.LANCZOS)
-        ink = np.asarray(digit) / 255
+        thumbnail = Image.fromarray(image).resize((cell, cell), Image.Resampling.LANCZOS)
+        ink = np.asarray(thumbnail) / 255
         paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
         canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
     return Image.fromarray(canvas).quantize(64)

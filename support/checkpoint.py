@@ -6,16 +6,16 @@ import io
 import os
 import pickle
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 
-from data import DATASETS
+from data import CLASS_NAMES
 from mixture import is_mixture
 from model import ConvVAE
 from support.errors import CheckpointError, Terminated
-from support.files import write_file
+from support.files import short, write_file
 
 FORMAT, VERSION = "conv-vae", 1
 
@@ -34,7 +34,10 @@ class Settings:
     dropout: float = 0.0  # in the encoder
     binarize: bool = False  # black or white pixels, drawn from the gray levels
     validate: bool = False  # train without the validation split, and test on it
-    dataset: str = "mnist"
+    dataset: str = "mnist"  # a name that data.py knows, or a folder of images
+    image_size: int = 28  # pixels along each side
+    invert: bool = False  # a folder's images are dark ink on light paper
+    skip_bad: bool = False  # leave out a folder's files that cannot be read
     precision: str = "fp32"  # or "bf16"
     seed: int = 0
     from_: str = ""  # the checkpoint of the model it started from, if it did
@@ -44,18 +47,38 @@ class Settings:
         """The split that the run is tested on."""
         return "validation" if self.validate else "test"
 
+    @property
+    def of_folder(self):
+        """Whether the run trains on a folder of images."""
+        return self.dataset not in CLASS_NAMES
+
+    @property
+    def dataset_name(self):
+        """What to call the data set: without the way to its folder."""
+        return Path(self.dataset).name if self.of_folder else self.dataset
+
 
 @dataclass
 class Run:
     """A training and how far it is: all that a checkpoint says besides the model."""
 
     settings: Settings
-    source: str = ""  # what load_dataset said of the images
+    source: str = ""  # what load_split said of the images
+    classes: list = field(default_factory=list)  # their names; none where images have no classes
     history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
     out: str | None = None  # the folder of its pictures and metrics, until it is finished
     optimizer: dict | None = None  # the optimiser's state, until it is finished
     mixture: dict | None = None  # the latent mixture, once it is finished
     saved: int | None = None  # not in the file: how many epochs are, or None if nothing is yet
+
+    def finished(self, mixture):
+        """What to keep of this run at its end: its mixture, and nothing that only going on needs.
+
+        Others may get the file, which need not tell them where on this machine a folder was.
+        """
+        dataset = str(short(self.settings.dataset)) if self.settings.of_folder else self.settings.dataset
+        settings = replace(self.settings, dataset=dataset)
+        return replace(self, settings=settings, out=None, optimizer=None, mixture=mixture)
 
 
 def save_checkpoint(path, model, run):
@@ -63,7 +86,8 @@ def save_checkpoint(path, model, run):
 
     ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
     ``model``: its state dict; ``args``: the Settings, but for those that ``config`` has;
-    ``source``, ``history`` and, where the run has them, ``out``, ``optimizer``, ``mixture``: as in Run.
+    ``source``, ``classes``, ``history`` and, where the run has them, ``out``, ``optimizer``,
+    ``mixture``: as in Run.
     Raises OSError if that fails; an earlier checkpoint is then still in place.
     """
     settings = asdict(run.settings)
@@ -74,6 +98,7 @@ def save_checkpoint(path, model, run):
         "model": model.state_dict(),
         "args": {name: value for name, value in settings.items() if name not in model.config},
         "source": run.source,
+        "classes": run.classes,
         "history": run.history,
     }
     for name in ("out", "optimizer", "mixture"):
@@ -175,21 +200,28 @@ def _run_in(content, config):
     run = Run(
         settings=settings,
         source=content["source"],
+        classes=content["classes"] if "classes" in content else CLASS_NAMES[settings.dataset],
         history=content["history"],
         **{name: content.get(name) for name in ("out", "optimizer", "mixture")},
     )
     for item in fields(Settings):
         if type(getattr(settings, item.name)) is not type(item.default):
             raise TypeError(item.name)
-    if settings.dataset not in DATASETS or type(run.source) is not str:
+    if type(run.source) is not str or type(run.classes) is not list:
+        raise TypeError("source or classes")
+    if settings.of_folder != (run.source == "folder"):  # a name that is neither a data set's nor a folder's
         raise ValueError("data set")
+    if not all(type(name) is str and name.isprintable() for name in [settings.dataset, *run.classes]):
+        raise ValueError("names")
     if type(run.history) is not list or (run.out is not None and type(run.out) is not str):
         raise TypeError("history or out")
     for row in run.history:
         if type(row["test_bce"]) is not float or type(row["test_kld"]) is not float:
             raise TypeError("history")
-    if run.mixture is not None and not is_mixture(run.mixture, settings.latent_dim):
-        raise ValueError("mixture")
+    if run.mixture is not None:
+        fits = is_mixture(run.mixture, settings.latent_dim)
+        if not fits or len(run.mixture["share"]) != max(1, len(run.classes)):
+            raise ValueError("mixture")
     return run
 
 

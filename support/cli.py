@@ -1,6 +1,7 @@
 """What the scripts' command lines share: flags, devices, the checkpoint to use, progress."""
 
 import argparse
+import dataclasses
 import math
 import shlex
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data import CLASS_NAMES
 from support import distributed
-from support.checkpoint import load_checkpoint
+from support.checkpoint import Settings, load_checkpoint
 from support.errors import UserError
+from support.files import short
 
 TRAINED = Path("checkpoints/vae.pt")  # what train.py writes by default
 OUT = Path("outputs/training")  # and where its pictures and metrics go
@@ -63,12 +66,66 @@ def user_path(text):
         raise argparse.ArgumentTypeError(f"{text} is in the home folder of nobody known here") from None
 
 
-def png_file(text):
+def png_file(text, suffix=".png"):
     """An argparse type: the path of a PNG file to write."""
     file = user_path(text)
-    if file.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"{text} is not the name of a .png file")
+    if file.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a {suffix} file")
     return file
+
+
+def csv_file(text):
+    """An argparse type: the path of a CSV file to write."""
+    return png_file(text, ".csv")
+
+
+def data_set(text):
+    """An argparse type: the name of a data set, or a folder of images, whose full path it becomes."""
+    if text in CLASS_NAMES:
+        return text
+    path = Path(text).expanduser().resolve()
+    if not text or not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is neither one of {', '.join(CLASS_NAMES)} nor a folder")
+    if not str(path).isprintable():  # which what is not UTF-8 is not, either
+        raise argparse.ArgumentTypeError(f"{text!a} has a name that is not printable text: rename it")
+    return str(path)
+
+
+def are_folders(*datasets):
+    """Whether all of these values of --dataset are folders."""
+    return not set(datasets) & set(CLASS_NAMES)
+
+
+def image_size(text):
+    """An argparse type: a side that the network can halve twice."""
+    size = number(int, at_least=16, below=65)(text)
+    if size % 4:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 4")
+    return size
+
+
+image_size.__name__ = "whole number"
+
+
+def add_dataset(parser):
+    """--dataset, and the flags that say how to read a folder of images."""
+    add = parser.add_argument
+    add(
+        "--dataset",
+        type=data_set,
+        metavar=f"{{{','.join(CLASS_NAMES)},FOLDER}}",
+        default=Settings.dataset,
+        help="what to train on; a folder has a folder of images for each class, or images without classes",
+    )
+    add(
+        "--image-size",
+        type=image_size,
+        metavar="N",
+        default=Settings.image_size,
+        help="side of a folder's images in pixels: a multiple of 4, from 16 to 64",
+    )
+    add("--invert", action="store_true", help="a folder's images are dark ink on light paper")
+    add("--skip-bad", action="store_true", help="leave out a folder's files that cannot be read")
 
 
 def add_device(parser):
@@ -110,6 +167,15 @@ def add_data_dir(parser):
         default=DATA,
         help="folder of the data sets, downloaded there when missing; without a network, "
         "5,000 packaged digits stand in for MNIST",
+    )
+
+
+def add_images(parser):
+    parser.add_argument(
+        "--images",
+        type=data_set,
+        metavar="FOLDER",
+        help="for a model of a folder of images: where they are now, if not where it was trained on them",
     )
 
 
@@ -156,13 +222,20 @@ def compiled(network, device):
     return network
 
 
-def open_model(path, device):
-    """Load the checkpoint a script should use, say in one line which it is: ``(model, run, path)``."""
+def open_model(path, device, images=None):
+    """Load the checkpoint a script should use, say in one line which it is: ``(model, run, path)``.
+
+    ``images`` is a folder, to be read instead of the one that the run names.
+    """
     path = path or (TRAINED if TRAINED.exists() else SHIPPED)
     model, run = load_checkpoint(path, device)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    shown = short(path)
     settings = run.settings
-    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset}"
+    if images is not None:
+        if not settings.of_folder or images in CLASS_NAMES:
+            raise UserError(f"--images is for a model of a folder, and {shown} is of {settings.dataset_name}")
+        run.settings = dataclasses.replace(settings, dataset=images)
+    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset_name}"
     if run.source == "sample":
         line += " (5,000-digit sample)"
     if settings.importance_samples > 1:
@@ -188,6 +261,32 @@ def mixture_of(run, path, classes=()):
     if max(classes, default=0) >= known:
         raise UserError(f"{path} has {known} classes and no class {max(classes)}: 0 to {known - 1} are there")
     return run.mixture
+
+
+def class_number(text, classes, flag):
+    """The number of the class that ``text``, the value of ``flag``, names or numbers. Raises UserError."""
+    if not classes:
+        raise UserError(f"{flag} names classes, and this model's images have none: leave {flag} out")
+    names = [name.lower() for name in classes]
+    numbers = [str(number) for number in range(len(classes))]
+    if text.lower() in names:
+        return names.index(text.lower())
+    if text in numbers and not set(names) & set(numbers):  # else a number is a name, or none
+        return numbers.index(text)
+    listed = [f"0 to {numbers[-1]}"] if names == numbers or not set(names) & set(numbers) else []
+    listed += [", ".join(classes)] if names != numbers else []
+    raise UserError(f"{flag} {text} is not one of {' or of '.join(listed)}")
+
+
+def noun(classes):
+    """What to call an image of these classes."""
+    return "digit" if classes == CLASS_NAMES["mnist"] else "image"
+
+
+def warn(message):
+    """A warning on stderr, from the first process only."""
+    if distributed.is_first():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def progress(*args, **options):

@@ -15,6 +15,12 @@ from support import distributed
 from support.errors import UserError
 
 
+def short(path):
+    """The path as seen from here, if it leads to something below the working directory."""
+    path = Path(path)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def write_file(path, content):
     """Write bytes to ``path``, whole or not at all: beside the target, to the disk, renamed over it.
 

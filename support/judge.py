@@ -1,9 +1,9 @@
-"""The judge of samples: a small digit classifier, and the Fréchet distance in its features.
+"""The judge of samples: a small classifier, and the Fréchet distance in its features.
 
 A likelihood says little about how samples look, so evaluate.py --samples asks a
 classifier that has never seen the model: how far the distribution of its features on
 samples is from that on the test images (Heusel et al., "GANs trained by a two time-scale
-update rule", 2017, arXiv:1706.08500, do this with Inception), and which digit it sees.
+update rule", 2017, arXiv:1706.08500, do this with Inception), and which class it sees.
 """
 
 import io
@@ -24,9 +24,9 @@ FEATURES = 128
 
 
 class Judge(nn.Module):
-    """Classifier: images (B, 1, 28, 28) in [0, 1] -> features (B, 128), class logits (B, 10)."""
+    """Classifier: images (B, 1, 28, 28) in [0, 1] -> features (B, 128), class logits (B, classes)."""
 
-    def __init__(self):
+    def __init__(self, classes, image_size=28):
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),  # (B, 1, 28, 28) -> (B, 16, 28, 28)
@@ -35,12 +35,12 @@ class Judge(nn.Module):
             nn.Conv2d(16, 32, 3, padding=1),  # -> (B, 32, 14, 14)
             nn.MaxPool2d(2),  # -> (B, 32, 7, 7)
             nn.ReLU(),
-            nn.Flatten(),  # -> (B, 1568)
+            nn.Flatten(),  # -> (B, 32 * 7 * 7)
             nn.Dropout(0.3),
-            nn.Linear(1568, FEATURES),
+            nn.Linear(32 * (image_size // 4) ** 2, FEATURES),
             nn.ReLU(),
         )
-        self.head = nn.Linear(FEATURES, 10)
+        self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, x):
         h = self.features(x)
@@ -56,7 +56,7 @@ def load_judge(folder, images, labels):
     content = zlib.crc32(labels.numpy(), zlib.crc32(images.cpu().numpy()))
     path = Path(folder) / f"judge-{content:08x}.pt"
     torch.manual_seed(SEED)  # the same judge whatever it is to judge: its first weights come from here
-    judge = Judge().to(images.device)
+    judge = Judge(int(labels.max()) + 1, images.shape[-1]).to(images.device)
     try:
         judge.load_state_dict(torch.load(path, map_location=images.device, weights_only=True))
     except Exception:  # whatever is wrong with a cache, training anew mends it
@@ -85,7 +85,7 @@ def train_judge(judge, images, labels):
 
 @torch.no_grad()
 def assess(judge, images):
-    """The judge's features (N, 128) and class probabilities (N, 10) of images in [0, 1], both on the CPU."""
+    """The judge's features (N, 128) and class probabilities (N, classes) of images in [0, 1], on the CPU."""
     device = next(judge.parameters()).device
     parts = [judge(part.to(device)) for part in images.split(EVAL_BATCH)]
     features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))

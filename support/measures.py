@@ -3,9 +3,10 @@
 import math
 
 import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F
 
-from model import kl_divergence, recon_loss
+from model import EVAL_BATCH, kl_divergence, recon_loss
 
 NEIGHBORS = 10
 IW_CHUNK = 100  # samples of z for each image that are decoded at a time
@@ -48,6 +49,20 @@ def iw_log_likelihood(model, x, k, generator, precision="fp32"):
         log_px = -recon_loss(logits.unflatten(0, (n, len(x))), x)  # (n, B)
         total = torch.logaddexp(total, (log_px + log_ratio).logsumexp(0))
     return total - math.log(k)
+
+
+def most_likely_class(mixture, z):
+    """The class whose part of the latent mixture has the highest density at each z (N, latent_dim): (N,)."""
+    density = MixtureSameFamily(  # of each class: K components in D dimensions
+        Categorical(mixture["weights"], validate_args=False),
+        MultivariateNormal(mixture["means"], scale_tril=mixture["cholesky"], validate_args=False),
+        validate_args=False,
+    )
+    share = mixture["share"].log()
+    parts = z.split(EVAL_BATCH)
+    return torch.cat(
+        [(density.log_prob(part[:, None]) + share).argmax(1) for part in parts]
+    )  # (N, C) -> (N,)
 
 
 def entropy(x):

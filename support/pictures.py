@@ -1,4 +1,4 @@
-"""How every picture of the project is made: grids of digits, curves, one palette, whole files only."""
+"""How every picture of the project is made: grids of images, curves, one palette, whole files only."""
 
 import io
 import math
@@ -6,7 +6,8 @@ import os
 import re
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from support.errors import UserError
@@ -19,7 +20,23 @@ PALETTE = [
     "#3b6fb6", "#e07b39", "#4a9d5b", "#c8434f", "#8561a8",
     "#8c6249", "#d672b0", "#6f7882", "#b5a31f", "#2fa6b5",
 ]  # fmt: skip
+SHADES = ((0.65, 0), (0.45, 255))  # for more than ten: so much of each, the rest black, then white
 INK, FAINT = "#22262b", "#d9dde2"
+
+
+def palette(count):
+    """``count`` colours: PALETTE, then darker and lighter shades of it, then all of them again."""
+    colors = list(PALETTE)
+    for share, rest in SHADES:
+        for color in PALETTE:
+            mixed = [round(share * value + (1 - share) * rest) for value in to_rgb(color)]
+            colors.append("#{:02x}{:02x}{:02x}".format(*mixed))
+    return [colors[i % len(colors)] for i in range(count)]
+
+
+def to_rgb(color):
+    """A colour "#rrggbb" -> three numbers from 0 to 255."""
+    return [int(color[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def to_pixels(images):
@@ -28,19 +45,41 @@ def to_pixels(images):
 
 
 def grid(images, nrow, scale=2, gap=1):
-    """A PIL image of (N, 1, 28, 28) in [0, 1], white on black, ``nrow`` in a row.
+    """A PIL image of (N, 1, 28, 28) in [0, 1], or of any other size, white on black, ``nrow`` in a row.
 
     ``scale`` repeats every pixel, so that what is seen is what the model drew.
     """
     pixels = to_pixels(images)
     nrow = min(nrow, len(pixels))
     rows = math.ceil(len(pixels) / nrow)
-    cell = 28 + 2 * gap
+    side = pixels.shape[1]
+    cell = side + 2 * gap
     canvas = np.zeros((rows * cell, nrow * cell), np.uint8)
-    for i, digit in enumerate(pixels):
+    for i, image in enumerate(pixels):
         top, left = i // nrow * cell + gap, i % nrow * cell + gap
-        canvas[top : top + 28, left : left + 28] = digit
+        canvas[top : top + side, left : left + side] = image
     return Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1))
+
+
+def pairs(x, recon):
+    """Images x (N, 1, 28, 28) in rows of eight, each above its reconstructions: (2 N, 1, 28, 28)."""
+    rows = [row for pair in zip(x.split(8), recon.split(8), strict=True) for row in pair]
+    return torch.cat(rows)
+
+
+def labelled(images, rows, columns, scale=2):
+    """A grid with a row for each of ``rows`` and an image for each of ``columns``, with these names."""
+    body = grid(images, len(columns), scale)
+    cell, font = body.width // len(columns), ImageFont.load_default(8 * scale)
+    left, top = cell, cell // 2
+    canvas = Image.new("L", (left + body.width, top + body.height), 255)
+    canvas.paste(body, (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for i, name in enumerate(rows):
+        draw.text((left - 4 * scale, top + (i + 0.5) * cell), name, 0, font, anchor="rm")
+    for i, name in enumerate(columns):
+        draw.text((left + (i + 0.5) * cell, top / 2), name, 0, font, anchor="mm")
+    return canvas
 
 
 def save_png(path, image, mark=None):
@@ -109,6 +148,12 @@ def new_figure(width, height):
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(colors=INK, labelsize=11)
     return figure, axes
+
+
+def plain(name):
+    """A class's name as matplotlib shows it as it is: no formula, and not left out of the legend."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def save_figure(path, figure, dpi=200):

@@ -18,13 +18,15 @@ from support.files import write_file
 def describe(model, run, device, train_size, test_size):
     """One line on what was found: device, precision, data, network."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 1, 28, 28, device=device))
+        size = run.settings.image_size
+        model.eval()(torch.zeros(1, 1, size, size, device=device))
     processes = distributed.get_world_size()
     settings, parameters = run.settings, sum(p.numel() for p in model.parameters())
     return (
         f"{device.type}{f' x {processes}' if processes > 1 else ''}, {settings.precision}; "
-        f"{settings.dataset} ({run.source}), {train_size:,} training and {test_size:,} {settings.test_split} "
-        f"images; {parameters:,} parameters, {counter.get_total_flops() / 1e6:.1f} MFLOP per image forward"
+        f"{settings.dataset_name} ({run.source}), {train_size:,} training and {test_size:,} "
+        f"{settings.test_split} images; {parameters:,} parameters, "
+        f"{counter.get_total_flops() / 1e6:.1f} MFLOP per image forward"
     )
 
 
@@ -65,9 +67,8 @@ def save_reports(model, run, test_images):
     samples = model.sample(64, generator=fixed)
     pictures.save_png(out / f"img_from_epoch{epoch}.png", pictures.grid(samples, nrow=8))
     x = to_float(test_images[:32])
-    recon = model.decode(model.encode(x)[0])
-    rows = [row for pair in zip(x.split(8), recon.split(8), strict=True) for row in pair]
-    pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.grid(torch.cat(rows), nrow=8))
+    pairs = pictures.pairs(x, model.decode(model.encode(x)[0]))
+    pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.grid(pairs, nrow=8))
     if run.history:
         text = io.StringIO()
         writer = csv.DictWriter(text, run.history[0].keys(), lineterminator="\n")

@@ -4,12 +4,12 @@ import dataclasses
 
 import torch
 
+from support import cli
 from support.checkpoint import Settings, load_checkpoint
-from support.cli import OUT
 from support.errors import UserError
 
 # What a run that starts --from a trained model takes from it: what the model is and what it is for.
-INHERITED = ("latent_dim", "dropout", "dataset", "binarize")
+INHERITED = ("latent_dim", "dropout", "dataset", "image_size", "invert", "binarize", "validate")
 
 
 def typed_settings(args):
@@ -29,8 +29,12 @@ def open_run(args):
     model, run = load_checkpoint(path)
     if run.mixture is not None:
         raise UserError(f"{path} holds a finished run, nothing to resume: pass --overwrite to train anew")
-    refuse_others(typed_settings(args), dataclasses.asdict(run.settings), path)
-    run.out = str(args.out or run.out or OUT)
+    typed = typed_settings(args)
+    if cli.are_folders(typed.get("dataset", "mnist"), run.settings.dataset):
+        # it may have moved: the images are compared
+        run.settings = dataclasses.replace(run.settings, dataset=typed["dataset"])
+    refuse_others(typed, dataclasses.asdict(run.settings), path)
+    run.out = str(args.out or run.out or cli.OUT)
     return model, run
 
 
@@ -52,14 +56,18 @@ def refuse_others(typed, settings, path):
 
 def check_data(run, train):
     """Refuse training images that the run cannot go on with, or not be finished with."""
-    run.source = run.source or train.source
+    if not run.source:
+        run.source, run.classes = train.source, train.classes
     if run.source != train.source:
         raise UserError(
             f"this run trained on the {run.source} data set and found the {train.source} one: "
             "check --data-dir"
         )
-    rarest = torch.bincount(train.labels, minlength=10).min()
-    if rarest < 2:
+    counts = torch.bincount(train.labels, minlength=max(1, len(train.classes)))
+    rarest = counts.argmin()
+    if counts[rarest] < 2:
+        name = f"class {train.classes[rarest]}" if train.classes else "the folder"
         raise UserError(
-            f"a class has {rarest} training images and the latent mixture needs 2 of each: check --data-dir"
+            f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
+            f"check {'--dataset' if run.settings.of_folder else '--data-dir'}"
         )

@@ -13,7 +13,7 @@ from data import CLASS_NAMES, DATASETS, DataError, batches, load_dataset, to_flo
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_raw_folder_gives_the_digits_in_it(data_dir, digits, split):
-    images, labels, source = load_dataset("mnist", data_dir, split)
+    images, labels, source, classes, _ = load_dataset("mnist", data_dir, split)
     pixels, classes = digits.train if split == "train" else digits.test
     assert source == "full"
     assert images.shape == (len(pixels), 1, 28, 28) and images.dtype == torch.uint8
@@ -26,7 +26,7 @@ def test_raw_folder_gives_the_digits_in_it(data_dir, digits, split):
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_the_other_data_sets_read_the_same_format(write_data, tmp_path, digits, name):
     write_data(tmp_path, DATASETS[name][0])
-    images, _, source = load_dataset(name, tmp_path, "train")
+    images, _, source, *_ = load_dataset(name, tmp_path, "train")
     assert np.array_equal(images[:, 0], digits.train[0]) and source == "full"
 
 
@@ -85,7 +85,7 @@ def test_without_files_and_network_only_mnist_has_a_sample(tmp_path, name):
 
 
 def test_sample_says_that_it_is_one(tmp_path, capsys):
-    images, _, source = load_dataset("mnist", tmp_path, "test")
+    images, _, source, *_ = load_dataset("mnist", tmp_path, "test")
     load_dataset("mnist", tmp_path, "train")
     captured = capsys.readouterr()
     assert source == "sample" and len(images) == 1000

@@ -255,7 +255,7 @@ def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder, 
     content = path.read_bytes()
     labels = content[8:].replace(b"\t", b"\b")  # no 9
     path.write_bytes(content[:8] + labels[left:] + b"\t" * left)
-    assert f"a class has {left} " in refused("train", "--data-dir", "data", "--checkpoint", "new.pt")
+    assert f"class 9 has {left} " in refused("train", "--data-dir", "data", "--checkpoint", "new.pt")
     assert not (own_folder / "new.pt").exists()
 
 

@@ -1,0 +1,207 @@
+"""Encode images: z of each, what it costs to say it in z, and which images are the strangest.
+
+    python encode.py seven.png photos/                  # your own pictures, files or folders of them
+    python encode.py --invert --center photo.jpg        # a digit in ink on paper, placed as MNIST's are
+    python encode.py --split test                       # a whole split, and its 64 strangest images
+    python encode.py --split train --npz outputs/z.npz  # the same for numpy
+
+The CSV has a row for each image: the file or the index, its label, mu and std of q(z|x), BCE, KL
+and -ELBO in nats (z sampled from q(z|x), --draws times), and the class the latent mixture takes it
+for at z = mu. A model trained with --binarize sees pixels drawn once with a fixed seed.
+"""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data import to_float
+from folders import image_files, load_split
+from model import EVAL_BATCH, RECON
+from support import cli, pictures
+from support.errors import UserError, user_errors
+from support.files import write_file
+from support.images import looks_light, read_images
+from support.measures import elbo_terms, most_likely_class
+
+SHOWN = 64  # images in a picture
+LISTED = 10  # images with a line of their own on the terminal
+
+
+class Chosen(NamedTuple):
+    """The images to encode."""
+
+    images: torch.Tensor  # uint8 (N, 1, 28, 28)
+    names: list  # files, or indices
+    labels: list | None  # names of classes, where they are known
+    what: str  # in words
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("files", nargs="*", type=Path, metavar="IMAGE", help="files, or folders of files, to encode")
+    add(
+        "--split", choices=["train", "test", "validation"], help="encode these images of the data set instead"
+    )
+    cli.add_checkpoint(parser)
+    add("--draws", type=cli.number(int, at_least=1), default=10, help="how often z is sampled for each image")
+    add(
+        "--invert",
+        action=argparse.BooleanOptionalAction,
+        help="the files are dark ink on light paper (default: as the model's training images)",
+    )
+    add(
+        "--center",
+        action="store_true",
+        help="take away the paper, and place the ink as MNIST's digits are: by mass, in 20 x 20 pixels",
+    )
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read")
+    add(
+        "--out",
+        type=cli.csv_file,
+        default=Path("outputs/encoded.csv"),
+        help="the table; pictures of the same name go beside it",
+    )
+    add("--npz", type=Path, metavar="FILE", help="also write the numbers for numpy to this file")
+    cli.add_data_dir(parser)
+    cli.add_images(parser)
+    cli.add_seed(parser)
+    cli.add_device(parser)
+    args = parser.parse_args()
+    if bool(args.files) == bool(args.split):
+        parser.error("name either image files or a --split to encode")
+    if args.split and (args.invert is not None or args.center or args.skip_bad):
+        parser.error("--split is read as in training, so --invert, --center and --skip-bad do not go with it")
+    return args
+
+
+@torch.no_grad()
+def main():
+    args = parse_args()
+    device = cli.pick_device(args.device)
+    model, run, _ = cli.open_model(args.checkpoint, device, args.images)
+    chosen = read_split(args, run) if args.split else read_files(args, run)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    x = to_float(chosen.images.to(device))  # (N, 1, 28, 28)
+    if run.settings.binarize:
+        x = torch.bernoulli(x, generator=generator)
+
+    parts = cli.progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
+    bce, kld = (terms.cpu() for terms in elbo_terms(model, parts, args.draws, generator))
+    mu, logvar = model.encode_all(x.split(EVAL_BATCH))
+    numbers = {"mu": mu, "std": (0.5 * logvar).exp(), "bce": bce, "kld": kld, "negative_elbo": bce + kld}
+    taken_for = None
+    if run.mixture is not None and run.classes:
+        taken_for = [run.classes[number] for number in most_likely_class(run.mixture, mu)]
+    print(summary(chosen, numbers, taken_for, args))
+
+    write_file(args.out, table(chosen, numbers, taken_for).encode("utf-8", "surrogateescape"))
+    print(f"wrote {args.out}: a row for each image")
+    if args.npz:
+        write_file(args.npz, archive(chosen, numbers, taken_for))
+        print(f"wrote {args.npz}")
+    picture = args.out.with_suffix(".png")
+    pairs = pictures.pairs(x[:SHOWN].cpu(), model.decode_all(mu[:SHOWN]))
+    pictures.save_png(picture, pictures.grid(pairs, nrow=8))
+    print(f"wrote {picture}: originals above their reconstructions")
+    if args.split:
+        strangest = numbers["negative_elbo"].argsort(descending=True)[:SHOWN]
+        picture = args.out.with_name(f"{args.out.stem}_strangest.png")
+        pictures.save_png(picture, pictures.grid(x[strangest.to(device)], nrow=8))
+        print(f"wrote {picture}: the images with the highest -ELBO, in order")
+    print(cli.next_step(args.checkpoint, "generate"))
+
+
+def read_split(args, run):
+    """The images of a split, under the names of their files where they have some."""
+    split = load_split(run, args.data_dir, args.split)
+    labels = [run.classes[label] for label in split.labels] if run.classes else None
+    names = list(range(len(split.images)))
+    if split.files:
+        names = [str(Path(file).relative_to(run.settings.dataset)) for file in split.files]
+    return Chosen(split.images, names, labels, f"{args.split} images of {run.settings.dataset_name}")
+
+
+def read_files(args, run):
+    """The images in the files and folders that were named, prepared as the model wants them."""
+    settings = run.settings
+    files = [file for path in args.files for file in (image_files(path) if path.is_dir() else [str(path)])]
+    if not files:
+        raise UserError(f"there is no image under {args.files[0]}: name others")
+    invert = settings.invert if args.invert is None else args.invert
+    images, kept, sizes = read_images(files, settings.image_size, invert, args.center, args.skip_bad)
+    if not kept:
+        raise UserError("none of the files could be read: name others")
+    files = [files[number] for number in kept]
+    resized = sum(size != (settings.image_size, settings.image_size) for size in sizes)
+    if resized:
+        size = settings.image_size
+        print(f"{resized:,} of {len(files):,} images resized to the model's {size} x {size} pixels")
+    if not invert and looks_light(files[:100]):
+        cli.warn("these look like dark ink on light paper: --invert turns them into what the model knows")
+    return Chosen(images, files, None, "image" + "s" * (len(files) > 1))
+
+
+# What is written and printed
+
+
+def summary(chosen, numbers, taken_for, args):
+    """The mean over the images, how the mixture does, and some images with a line each."""
+    loss, bce, kld = (numbers[name] for name in ("negative_elbo", "bce", "kld"))
+    lines = [
+        f"{len(loss):,} {chosen.what}, z sampled {args.draws} time{'s' * (args.draws > 1)}, "
+        f"seed {args.seed}; nats per image",
+        f"  mean -ELBO {loss.mean():.2f} = {RECON} {bce.mean():.2f} + KL {kld.mean():.2f}",
+    ]
+    if taken_for and chosen.labels:
+        right = np.mean([a == b for a, b in zip(taken_for, chosen.labels, strict=True)])
+        lines.append(f"  the mixture takes {right:.2%} of them for what they are")
+    order = loss.argsort(descending=True).tolist() if args.split else range(len(loss))
+    for number in order[:LISTED]:
+        line = f"  {chosen.names[number]}"
+        if chosen.labels:
+            line += f" ({chosen.labels[number]})"
+        line += f"   -ELBO {loss[number]:.2f} = {RECON} {bce[number]:.2f} + KL {kld[number]:.2f}"
+        lines.append(line + (f"   taken for {taken_for[number]}" if taken_for else ""))
+    if len(loss) > LISTED:
+        lines[-LISTED:-LISTED] = [f"  the {LISTED} {'strangest' if args.split else 'first'}:"]
+    return "\n".join(lines)
+
+
+def table(chosen, numbers, taken_for):
+    """The CSV's text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    latents = range(numbers["mu"].shape[1])
+    first = "file" if isinstance(chosen.names[0], str) else "index"
+    losses = ("bce", "kld", "negative_elbo")
+    writer.writerow(
+        [first, "label", *(f"{name}{i}" for name in ("mu", "std") for i in latents), *losses, "class"]
+    )
+    columns = torch.cat([numbers["mu"], numbers["std"], *(numbers[name][:, None] for name in losses)], dim=1)
+    blank = [""] * len(chosen.names)
+    rows = zip(chosen.names, chosen.labels or blank, columns.tolist(), taken_for or blank, strict=True)
+    writer.writerows(
+        [name, label, *(f"{value:.7g}" for value in row), seen] for name, label, row, seen in rows
+    )
+    return text.getvalue()
+
+
+def archive(chosen, numbers, taken_for):
+    """The bytes of an .npz file with the same."""
+    buffer = io.BytesIO()
+    blank = [""] * len(chosen.names)
+    arrays = {name: values.numpy() for name, values in numbers.items()}
+    arrays |= {"name": chosen.names, "label": chosen.labels or blank, "class": taken_for or blank}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

@@ -1,0 +1,180 @@
+"""A folder of your own images as a data set: read once, into the same tensors that data.py gives.
+
+    FOLDER/<class>/*                                  a sixth of each class is held out to test on
+    FOLDER/train/<class>/*  FOLDER/test/<class>/*     the two halves as they are
+    FOLDER/*                                          images without classes
+
+The classes are torchvision's ImageFolder's, in alphabetical order. Images may be of any size
+and mode: they become gray, square and as small as the model's, light ink on black paper (0).
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from data import DataError, Split, hold_out, load_dataset
+from support.cli import warn
+from support.images import looks_light, read_images
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
+
+
+def load_split(run, data_dir, split):
+    """The images of a run's data set, one of data.py's or a folder, as a Split.
+
+    ``split`` is "train", "test" or "validation", as in load_dataset. Raises DataError, also if
+    these are not the classes that the run was trained on.
+    """
+    settings = run.settings
+    if not settings.of_folder:
+        if settings.image_size != 28 or settings.invert or settings.skip_bad:
+            raise DataError(
+                f"{settings.dataset} is read as it is: "
+                "--image-size, --invert and --skip-bad are for a folder of images"
+            )
+        found = load_dataset(settings.dataset, data_dir, split, settings.validate)
+    else:
+        found = load_folder(settings, split)
+        if not run.source and split == "train" and not settings.invert and looks_light(found.files[:100]):
+            warn(
+                "these look like dark ink on light paper: start again with --invert to have it the other way"
+            )
+    if run.source and found.classes != run.classes:
+        raise DataError(
+            f"{settings.dataset} has {_listed(found.classes)} and the model was trained on "
+            f"{_listed(run.classes)}: give it the images it was trained on"
+        )
+    return found
+
+
+def load_folder(settings, split):
+    """One split of the folder ``settings.dataset``, as a Split with the source "folder"."""
+    folder = Path(settings.dataset)
+    samples, classes = _choose(folder, split, settings.validate)
+    paths = [path for path, _ in samples]
+    images, kept, _ = read_images(paths, settings.image_size, settings.invert, skip_bad=settings.skip_bad)
+    if len(images) == 0:
+        raise DataError(f"{folder} has no image to {'train' if split == 'train' else 'test'} on: add some")
+    if (images == images[:, :, :1, :1]).all():
+        advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
+        raise DataError(f"the images of {folder} are blank, all of them: {advice}")
+    labels = torch.tensor([samples[number][1] for number in kept])
+    return Split(images, labels, "folder", classes, [paths[number] for number in kept])
+
+
+def image_files(folder):
+    """The paths of all files under a folder that are images by their names, sorted."""
+    return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file() and _is_image(path))
+
+
+# Which images there are: samples are pairs (path, label)
+
+
+def _choose(folder, split, validate):
+    """The samples of one split of the folder, in an order that mixes the classes, and the classes' names."""
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder {folder}: say with --images (to train.py with --dataset) where it is now"
+        )
+    root, test_root = _halves(folder)
+    samples, classes = _find(root, tell=split == "train")
+    counts = torch.bincount(torch.tensor([label for _, label in samples], dtype=int), minlength=len(classes))
+    for name, count in zip(classes, counts.tolist(), strict=False):
+        if count < 2:
+            found = ("no images", "a single image")[count]
+            raise DataError(f"{root / name} has {found}, and a class needs several: add some, or remove it")
+    if test_root:
+        tests, test_classes = _find(test_root, tell=False)
+        for name in set(test_classes) - set(classes):
+            raise DataError(f"{test_root / name} is a class that {root} lacks: take it away, or add it there")
+        tests = [(path, classes.index(test_classes[label]) if classes else 0) for path, label in tests]
+    else:
+        samples, tests = _hold_out(samples)
+    parts = {"train": samples, "test": tests}
+    if validate or split == "validation":
+        parts["train"], parts["validation"] = _hold_out(samples)
+    chosen = parts[split]
+    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
+    return [chosen[number] for number in order.tolist()], classes
+
+
+def _halves(folder):
+    """Where the images to train on and those to test on are; None for the latter if there are none."""
+    names = _class_names(folder)
+    if "train" in names and ("test" in names or _class_names(folder / "train")):
+        return folder / "train", folder / "test" if "test" in names else None
+    return folder, None
+
+
+def _class_names(folder):
+    """The names of the sub-folders, sorted, hidden ones aside."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+
+
+def _find(root, tell):
+    """All samples under a folder of class folders or of images, and the names of the classes."""
+    from torchvision.datasets import ImageFolder  # here, not above: it takes a second to import
+
+    others = []
+
+    def is_image(path):
+        if not _is_image(path) and Path(path).name[0] != ".":
+            others.append(path)
+        return _is_image(path)
+
+    classes = _class_names(root)
+    _check_names(root, classes)
+    own = sorted(entry.path for entry in os.scandir(root) if entry.is_file())
+    if classes:
+        others += [path for path in own if is_image(path)]  # beside the class folders: of no class
+        numbers = {name: number for number, name in enumerate(classes)}
+        samples = ImageFolder.make_dataset(str(root), numbers, is_valid_file=is_image, allow_empty=True)
+    else:
+        samples = [(path, 0) for path in own if is_image(path)]
+    if not samples:
+        raise DataError(f"{root} has no images, nor class folders with images ({', '.join(EXTENSIONS)})")
+    if others and tell:
+        warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
+    return samples, classes
+
+
+def _is_image(path):
+    """Whether a file is an image by its name."""
+    path = Path(path)
+    return path.suffix.lower() in EXTENSIONS and path.name[0] != "."
+
+
+def _check_names(root, classes):
+    """Refuse class folders that cannot be read, or whose names cannot be told apart or written."""
+    seen = {}
+    for name in classes:
+        if not name.isprintable():  # which what is not UTF-8 is not, either
+            raise DataError(f"{str(root / name)!a} has a name that is not printable text: rename it")
+        if name.casefold() in seen:
+            raise DataError(
+                f"the classes {seen[name.casefold()]} and {name} of {root} differ in case only: rename one"
+            )
+        seen[name.casefold()] = name
+        if not os.access(root / name, os.R_OK | os.X_OK):
+            raise DataError(f"{root / name} may not be read: change its permissions")
+
+
+def _hold_out(samples):
+    """The samples in two lists: five sixths of every class, and the sixth that hold_out takes from it."""
+    members = {}
+    for path, label in samples:
+        members.setdefault(label, []).append((path, label))
+    kept, held_out = [], []
+    for own in members.values():
+        for part, numbers in zip((kept, held_out), hold_out(len(own)), strict=True):
+            part += [own[number] for number in numbers.tolist()]
+    return kept, held_out
+
+
+def _listed(classes):
+    """The classes in words."""
+    if not classes:
+        return "no classes"
+    shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+    return f"the class{'es' * (len(classes) > 1)} {shown}"

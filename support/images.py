@@ -1,0 +1,126 @@
+"""A picture of any kind as the images that models are trained on: gray, square, small, ink on black paper."""
+
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops, ImageOps
+
+from data import DataError
+from support.cli import progress, warn
+
+LIGHT = 160  # a border lighter than this is paper
+MNIST_SIDE, MNIST_BOX = 28, 20  # MNIST's digits fill a box of 20 x 20 pixels in 28 x 28
+FAINT = 0.25  # of the darkest ink: what is fainter is paper, in a photographed digit
+
+
+def read_images(paths, size, invert=False, center=False, skip_bad=False):
+    """The pictures in these files as read_image reads them.
+
+    Returns uint8 images (N, 1, size, size), the numbers of the files they are from, and the sizes
+    they had. With ``skip_bad`` files that cannot be read are left out and counted in a warning.
+    """
+    images, kept, sizes, bad = [], [], [], []
+    for number, path in enumerate(progress(paths, desc="reading", unit="img")):
+        try:
+            image, shape = read_image(path, size, invert, center)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{error}: mend it, or leave such files out with --skip-bad") from None
+            bad.append(error)
+        else:
+            images.append(image)
+            kept.append(number)
+            sizes.append(shape)
+    if bad:
+        warn(f"left out {len(bad):,} of {len(paths):,} files; {bad[0]}")
+    stacked = torch.stack(images) if images else torch.empty(0, 1, size, size, dtype=torch.uint8)
+    return stacked, kept, sizes
+
+
+def read_image(path, size, invert=False, center=False):
+    """The picture in a file as a model wants it: uint8 (1, size, size), and the width and height it had.
+
+    Raises DataError, which names the file, if it is no picture, truncated, or so large that
+    Pillow takes it for a decompression bomb.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd but harmless metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                shape = image.size
+                image.draft("L", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
+                pixels = prepare(ImageOps.exif_transpose(image), size, invert, center)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "no image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else reason
+        raise DataError(f"{path} cannot be read ({reason})") from None
+    return pixels, shape
+
+
+def prepare(image, size, invert=False, center=False):
+    """A PIL image of any mode and size -> uint8 (1, size, size): gray, padded to a square, antialiased.
+
+    ``invert`` is for dark ink on light paper. ``center`` places it as MNIST's digits were: scaled
+    to a box of 20 x 20 pixels in 28 x 28, with its centre of mass in the middle.
+    """
+    gray = _to_gray(image, invert)
+    if not center:
+        small = _shrink(gray, size)
+        corner = ((size - small.width) // 2, (size - small.height) // 2)
+    else:
+        ink = _without_paper(gray)
+        small = _shrink(ink.crop(ink.getbbox()), round(size * MNIST_BOX / MNIST_SIDE))
+        mass = np.asarray(small, float)
+        total = max(mass.sum(), 1)  # a blank page has none
+        x, y = (mass.sum(0) @ np.arange(small.width)) / total, (mass.sum(1) @ np.arange(small.height)) / total
+        corner = (round(size / 2 - 0.5 - x), round(size / 2 - 0.5 - y))
+    canvas = Image.new("L", (size, size))
+    canvas.paste(small, corner)
+    return torch.from_numpy(np.array(canvas))[None]
+
+
+def looks_light(paths):
+    """Whether most of the pictures in these files have light borders, as dark ink on light paper has."""
+    light = 0
+    for path in paths:
+        with Image.open(path) as image:
+            image.draft("L", (64, 64))
+            small = np.asarray(_to_gray(image, False).resize((8, 8), Image.Resampling.BOX))
+        light += np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]).mean() > LIGHT
+    return light > len(paths) / 2
+
+
+def _to_gray(image, invert):
+    """A PIL image of mode "L". What is transparent becomes paper: 0."""
+    if image.mode == "F" or image.mode.startswith("I"):  # more than 8 bits, which Pillow would cut off
+        values = np.nan_to_num(np.asarray(image, np.float32))
+        top = 65_535 if image.mode != "F" else 1 if values.max() <= 1 else 255
+        image = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+    alpha = None
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    gray = image.getchannel("L") if image.mode == "LAB" else image.convert("L")
+    if invert:
+        gray = ImageOps.invert(gray)
+    return gray if alpha is None else ImageChops.multiply(gray, alpha)
+
+
+def _shrink(gray, side):
+    """The PIL image resized so that the longer of its sides has ``side`` pixels, none less than one."""
+    scale = side / max(gray.size)
+    width, height = (max(1, round(length * scale)) for length in gray.size)
+    return gray.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _without_paper(gray):
+    """The ink alone, from black paper (0) to the full strength of 255: what --center can weigh."""
+    pixels = np.asarray(gray, float)
+    ink = (pixels - np.median(pixels)).clip(0)  # most of a page is paper
+    ink /= max(ink.max(), 1)
+    ink[ink < FAINT] = 0
+    return Image.fromarray((255 * ink).round().astype(np.uint8))
