@@ -27,6 +27,7 @@ from support import cli, distributed, pictures
 from support.checkpoint import (
     Run,
     Settings,
+    check_same_images,
     in_half,
     load_checkpoint,
     restore_optimizer,
@@ -35,7 +36,7 @@ from support.checkpoint import (
 )
 from support.errors import UserError, user_errors
 from support.files import reserved
-from support.reports import check_finite, describe, metrics, report, save_reports
+from support.reports import check_finite, check_folder, describe, metrics, report, save_reports, take_folder
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
 FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
@@ -81,10 +82,10 @@ def parse_args():
         help="torch.compile the network on a CUDA GPU; elsewhere it does not pay, and is left out",
     )
     cli.add_seed(parser)
-    add("--checkpoint", type=Path, default=cli.TRAINED, help="the file to train into")
-    add("--out", type=Path, default=OUT, help="folder of pictures and metrics")
+    add("--checkpoint", type=cli.user_path, default=cli.TRAINED, help="the file to train into")
+    add("--out", type=cli.user_path, default=OUT, help="folder of pictures and metrics")
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
-    add("--overwrite", action="store_true", help="start anew over an earlier checkpoint")
+    add("--overwrite", action="store_true", help="start anew over an earlier run's files")
     names = [field.name for field in dataclasses.fields(Settings)]
     args = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys([*names, "out"])))
     if args.resume and args.overwrite:
@@ -98,15 +99,17 @@ def main():
     with contextlib.ExitStack() as stack:
         stack.enter_context(reserved(args.checkpoint, "--checkpoint"))
         resume = args.resume or distributed.was_restarted()
-        model, run = open_run(args) if resume else new_run(args, device)
-        stack.enter_context(reserved(Path(run.out), "--out"))
+        model, run = open_run(args, device) if resume else new_run(args, device)
+        check_folder(run, args.checkpoint, resume, args.overwrite)
+        stack.enter_context(reserved(Path(run.out), "--out", folder=True))
         stack.enter_context(stops_can_be_resumed(args.checkpoint, run))
         settings = run.settings
 
         with distributed.first_on_its_machine():  # which may download: the others find it there
             train = load_dataset(settings.dataset, args.data_dir, "train", settings.validate)
             test = load_dataset(settings.dataset, args.data_dir, settings.test_split)
-        check_data(run, train)
+        check_same_images(run, train)
+        check_data(train)
         train_images, test_images = train.images.to(device), test.images.to(device)
 
         model.to(device, memory_format=torch.channels_last)
@@ -117,6 +120,7 @@ def main():
         restore_optimizer(optimizer, run, args.checkpoint)
 
         if distributed.is_first():
+            take_folder(run)
             print(describe(model, run, device, len(train_images), len(test_images)))
             save_epoch(
                 args.checkpoint, model, optimizer, run, test_images
@@ -127,13 +131,13 @@ def main():
             seconds = time.perf_counter() - start
             test_loss = loss_on(model, test_images, settings)
             row = metrics(epoch, train_loss, test_loss, len(train_images), seconds)
-            check_finite(row, settings, args.checkpoint)
+            check_finite(row, model, settings, args.checkpoint)
             run.history.append(row)
             if distributed.is_first():
                 save_epoch(args.checkpoint, model, optimizer, run, test_images)
-                print(report(row), flush=True)
+                print(report(row, settings), flush=True)
         if distributed.is_first():
-            finish(args.checkpoint, model, run, train_images, train.labels)
+            finish(args.checkpoint, model, run, train_images, train.labels, args.data_dir)
     distributed.leave()
 
 
@@ -242,7 +246,7 @@ def new_run(args, device):
     return model, Run(settings, out=str(args.out or OUT))
 
 
-def open_run(args):
+def open_run(args, device):
     """The model and the run in the checkpoint, to go on with: ``(model, run)``."""
     if not args.checkpoint.exists():
         raise UserError(f"nothing to resume at {args.checkpoint}: leave out --resume to start a run")
@@ -251,25 +255,23 @@ def open_run(args):
         raise UserError(
             f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
         )
-    for name, typed in typed_settings(args).items():
+    settings = typed_settings(args)
+    precision = settings.pop("precision", run.settings.precision)  # the one setting that may change
+    for name, typed in settings.items():
         before = getattr(run.settings, name)
         if typed != before:
             flag = "--" + name.replace("_", "-")
             raise UserError(
                 f"{args.checkpoint} was started with {flag} {before}, not {typed}: leave {flag} out"
             )
+    precision = cli.resumed_precision(run.settings.precision, precision, device)
+    run.settings = dataclasses.replace(run.settings, precision=precision)
     run.out = str(args.out or run.out or OUT)
     return model, run
 
 
-def check_data(run, train):
-    """Refuse training images that the run cannot go on with, or not be finished with."""
-    run.source = run.source or train.source
-    if run.source != train.source:
-        raise UserError(
-            f"this run trained on the {run.source} data set and found the {train.source} one: "
-            "check --data-dir"
-        )
+def check_data(train):
+    """Refuse training images that a run cannot be finished with."""
     rarest = torch.bincount(train.labels, minlength=10).min()
     if rarest < 2:
         raise UserError(
@@ -289,7 +291,7 @@ def save_epoch(path, model, optimizer, run, test_images):
 
 
 @torch.no_grad()
-def finish(path, model, run, images, labels):
+def finish(path, model, run, images, labels, data_dir):
     """Keep what a finished run needs: its weights in half precision, the latent mixture, no optimiser."""
     settings, out = run.settings, Path(run.out)
     generator = torch.Generator(images.device).manual_seed(settings.seed)
@@ -312,7 +314,7 @@ def finish(path, model, run, images, labels):
     print(
         f"wrote {path}\n"
         f"wrote {out}/: img_from_epoch0.png ... img_from_epoch{settings.epochs}.png, recon_from_epoch*.png, "
-        f"metrics.csv, loss_curves.png, film.gif\n{cli.next_step(trained, 'generate', 'evaluate')}"
+        f"metrics.csv, loss_curves.png, film.gif\n{cli.next_step(trained, data_dir, 'generate', 'evaluate')}"
     )
 
 
