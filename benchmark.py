@@ -72,8 +72,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if args.json:
-        check_outputs(args.json)
+    check_outputs(args.json)
     device = cli.pick_device(args.device)
     precision = cli.pick_precision(args.precision, device)
     train = load_dataset("mnist", args.data_dir, "train")

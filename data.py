@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,11 @@ def to_float(images):
     return images.float().div_(255)
 
 
+def checksum(images, labels):
+    """A number that tells these images and labels, in this order, from others."""
+    return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
+
+
 def batches(images, batch_size):
     """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), as they lie."""
     for part in images.split(batch_size):
@@ -82,12 +88,17 @@ def _load_files(name, data_dir, prefix):
     raw = Path(data_dir) / DATASETS[name][0] / "raw"
     image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
     if not (image_file.is_file() and label_file.is_file()):
+        for place in (Path(data_dir), Path(data_dir) / "raw"):
+            if (place / image_file.name).is_file():
+                raise DataError(
+                    f"{place} has {name}, which belongs in {raw}: --data-dir is too deep, or move it"
+                )
         found = raw.is_dir() and any(raw.iterdir())
-        problem = _download(name, data_dir)
+        problem = _download(name, data_dir, raw)
         if problem and found:
             raise DataError(
                 f"{raw} is incomplete and the rest could not be downloaded ({problem}): "
-                "complete the folder, or delete it to start again"
+                "complete the folder (its .gz files need gunzip), or move it away to start again"
             )
         if problem and name != "mnist":
             raise DataError(
@@ -102,21 +113,26 @@ def _load_files(name, data_dir, prefix):
     if len(images) != len(labels):
         raise DataError(
             f"{image_file} has {len(images)} images but {label_file.name} has {len(labels)} labels: "
-            f"delete {raw} and run again to download both"
+            f"{_advice(raw)}"
         )
     classes = CLASS_NAMES[name]
     if labels.max() >= len(classes):
-        raise DataError(f"{label_file} has a label above {len(classes) - 1}: delete {raw} and run again")
+        raise DataError(f"{label_file} has a label above {len(classes) - 1}: {_advice(raw)}")
     return Split(images, labels, "full", classes)
 
 
-def _download(name, data_dir):
+def _advice(raw):
+    return f"restore it, or move {raw} away and run again to download it"  # what is there may be one's own
+
+
+def _download(name, data_dir, raw):
     """Let torchvision fetch the data set; returns None, or in a few words what went wrong."""
     from torchvision import datasets  # here, not above: it takes a second to import
 
     known = getattr(datasets, DATASETS[name][0], None)
     if known is None:
         return "torchvision has no such data set"
+    new_folders = [folder for folder in (raw, *raw.parents) if not folder.exists()]
     default_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -129,6 +145,9 @@ def _download(name, data_dir):
         return (str(error).splitlines() or [type(error).__name__])[-1]
     finally:
         socket.setdefaulttimeout(default_timeout)
+        for folder in new_folders:
+            with contextlib.suppress(OSError):  # it is there for something
+                folder.rmdir()
     return None
 
 
@@ -136,7 +155,7 @@ def _read_idx(path, item_shape):
     """The uint8 tensor in an IDX file, whose header and size must agree to the byte."""
     ndim = 1 + len(item_shape)
     header_size = 4 * (1 + ndim)  # a magic number, then the dimensions, each a big-endian uint32
-    advice = f"delete {path.parent} and run again to download it"
+    advice = _advice(path.parent)
     with open(path, "rb") as file:
         header, size = file.read(header_size), os.fstat(file.fileno()).st_size
         if len(header) < header_size:
@@ -145,7 +164,9 @@ def _read_idx(path, item_shape):
         if magic != 0x0800 + ndim or tuple(shape) != item_shape:
             raise DataError(f"{path} is not the IDX file it should be: {advice}")
         expected = header_size + count * math.prod(item_shape)
-        if count == 0 or size != expected:  # before a byte more is read: an absurd count costs nothing
+        if count == 0:
+            raise DataError(f"{path} holds nothing: {advice}")
+        if size != expected:  # before a byte more is read: an absurd count costs nothing
             raise DataError(f"{path} has {size:,} bytes where {expected:,} belong: {advice}")
         return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).view(count, *shape)
 

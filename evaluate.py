@@ -68,17 +68,16 @@ def parse_args():
 @torch.no_grad()
 def main():
     args = parse_args()
-    if args.json:
-        check_outputs(args.json)
     device = cli.pick_device(args.device)
     model, run, path = cli.open_model(args.checkpoint, device, args.images)
+    check_outputs(args.json, spare=path)
     settings = run.settings
     mixture = cli.mixture_of(run, path) if args.samples else None  # no reason to find out in an hour
     if args.samples and len(run.classes) < 2:
         raise UserError("--samples asks a classifier, and there are no classes to tell apart: leave it out")
     train = load_split(run, args.data_dir, "train")
     test = load_split(run, args.data_dir, settings.test_split)
-    check_source(path, run, test.source)
+    check_data(path, run, test)
     generator = torch.Generator(device).manual_seed(args.seed)
     gray, train_images = to_float(test.images.to(device)), train.images.to(device)  # (N, 1, 28, 28)
     x = torch.bernoulli(gray, generator=generator) if settings.binarize else gray
@@ -116,13 +115,16 @@ def main():
         print(f"wrote {args.json}")
 
 
-def check_source(path, run, found):
-    """Say what would make the numbers wrong: images the model knows, called those it has not seen."""
-    if run.settings.validate and found != run.source:
+def check_data(path, run, test):
+    """Say what would make the numbers wrong: one image only, or images that the model knows."""
+    if len(test.images) < 2:
+        raise UserError("one image has no spread to measure: pass a --data-dir with more of them")
+    if run.settings.validate and test.source != run.source:
         raise UserError(
-            f"{path} held out images of the {run.source} data set and found the {found} one: check --data-dir"
+            f"{path} held out images of the {run.source} data set and found the {test.source} one: "
+            "check --data-dir"
         )
-    if found == "sample" and run.source == "full":
+    if test.source == "sample" and run.source == "full":
         print(
             f"warning: the packaged digits are among the training images of {path}: no test results",
             file=sys.stderr,
@@ -203,9 +205,10 @@ def draw_images(model, mixture, train_images, x, seed, generator):
 def table(numbers):
     n = dict(numbers, elbo=f"{numbers['split']} -ELBO", recon=RECON)
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
+    n["draws"] = "once" if n["draws"] == 1 else f"{n['draws']} times"
     n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
     lines = """\
-{images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws} times, seed {seed}; nats per image
+{images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws}, seed {seed}; nats per image
   {elbo:26}{negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
     = {recon:22}{bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
     + KL                    {kld:8.2f}
@@ -225,10 +228,12 @@ def iw_line(numbers):
 
 
 def sample_table(s, names, split):
+    width = max(5, *map(len, names))  # as wide as "100.0", or as the longest name
     lines = [
         f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']};"
         f" the judge is right on {s['judge_accuracy']:.2%} of the {split} images",
-        "                   Frechet distance   confidence   share of each class, %: " + " ".join(names),
+        "                   Frechet distance   confidence     share of each class, %",
+        " " * 51 + " ".join(f"{name:>{width}}" for name in names),
     ]
     kinds = {
         "train": "training images",
@@ -237,8 +242,8 @@ def sample_table(s, names, split):
         "mixture": "latent mixture",
     }
     for key, name in kinds.items():
-        share = " ".join(f"{100 * value:.1f}" for value in s[key]["share"])
-        lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}     {share}")
+        share = " ".join(f"{100 * value:{width}.1f}" for value in s[key]["share"])
+        lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}   {share}")
     return "\n".join([*lines, f"  --digit D is seen as D {s['asked_for']:.1%} of the time"])
 
 

@@ -12,7 +12,6 @@ the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import math
 import time
@@ -22,23 +21,19 @@ import numpy as np
 import torch
 
 from data import batches, to_float
-from folders import load_split
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
-from model import EVAL_BATCH, ConvVAE, vae_loss
+from model import EVAL_BATCH, vae_loss
 from support import cli, distributed, pictures
 from support.checkpoint import (
-    Run,
     Settings,
     in_half,
     restore_optimizer,
     save_checkpoint,
-    stops_can_be_resumed,
 )
 from support.errors import UserError, user_errors
-from support.files import reserved
-from support.reports import check_finite, describe, metrics, report, save_reports
-from support.runs import check_data, inherit, open_run, typed_settings
+from support.reports import check_finite, describe, metrics, report, save_reports, take_folder
+from support.runs import load_images, open_or_start
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
 FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
@@ -91,10 +86,10 @@ def parse_args():
     )
     cli.add_seed(parser)
     add("--from", dest="from_", default="", metavar="CHECKPOINT", help="start from this trained model")
-    add("--checkpoint", type=Path, default=cli.TRAINED, help="the file to train into")
-    add("--out", type=Path, default=cli.OUT, help="folder of pictures and metrics")
+    add("--checkpoint", type=cli.user_path, default=cli.TRAINED, help="the file to train into")
+    add("--out", type=cli.user_path, default=cli.OUT, help="folder of pictures and metrics")
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
-    add("--overwrite", action="store_true", help="start anew over an earlier checkpoint")
+    add("--overwrite", action="store_true", help="start anew over an earlier run's files")
     names = [field.name for field in dataclasses.fields(Settings)]
     args = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys([*names, "out"])))
     if args.resume and args.overwrite:
@@ -107,18 +102,9 @@ def parse_args():
 def main():
     args = parse_args()
     device = distributed.join(cli.pick_device(args.device))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(reserved(args.checkpoint, "--checkpoint"))
-        resume = args.resume or distributed.was_restarted()
-        model, run = open_run(args) if resume else new_run(args, device)
-        stack.enter_context(reserved(Path(run.out), "--out"))
-        stack.enter_context(stops_can_be_resumed(args.checkpoint, run))
+    with open_or_start(args, device) as (model, run):
         settings = run.settings
-
-        with distributed.first_on_its_machine():  # which may download: the others find it there
-            train = load_split(run, args.data_dir, "train")
-            test = load_split(run, args.data_dir, settings.test_split)
-        check_data(run, train)
+        train, test = load_images(run, args.data_dir)
         train_images, test_images = train.images.to(device), test.images.to(device)
 
         model.to(device, memory_format=torch.channels_last)
@@ -131,8 +117,9 @@ def main():
         restore_optimizer(optimizer, run, args.checkpoint)
 
         if distributed.is_first():
+            take_folder(run)
             print(describe(model, run, device, len(train_images), len(test_images)))
-            # epoch 0, or what a kill left undrawn
+            # epoch 0; in a run that goes on, the pictures that a kill may have left undrawn
             save_epoch(args.checkpoint, model, optimizer, run, test_images)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             start = time.perf_counter()  # a clock that never jumps
@@ -140,13 +127,13 @@ def main():
             seconds = time.perf_counter() - start
             test_loss = loss_on(objective, test_images, settings)
             row = metrics(epoch, train_loss, test_loss, len(train_images), seconds)
-            check_finite(row, settings, args.checkpoint)
+            check_finite(row, model, settings, args.checkpoint)
             run.history.append(row)
             if distributed.is_first():
                 save_epoch(args.checkpoint, model, optimizer, run, test_images)
-                print(report(row), flush=True)
+                print(report(row, settings), flush=True)
         if distributed.is_first():
-            finish(args.checkpoint, model, run, train_images, train.labels)
+            finish(args.checkpoint, model, run, train_images, train.labels, args.data_dir)
     distributed.leave()
 
 
@@ -236,27 +223,6 @@ def mix_seed(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-# What a training starts from
-
-
-def new_run(args, device):
-    """A model and a run that have not begun: ``(model, run)``."""
-    if args.checkpoint.exists() and not args.overwrite:
-        raise UserError(
-            f"{args.checkpoint} holds an earlier run: pass --resume to go on with it, "
-            "--overwrite to replace it, or another --checkpoint"
-        )
-    chosen = typed_settings(args) | {"precision": cli.pick_precision(args.precision or "auto", device)}
-    if args.from_:
-        model, inherited = inherit(args.from_, chosen)
-        settings = Settings(**(chosen | inherited))
-    else:
-        settings = Settings(**chosen)
-        torch.manual_seed(settings.seed)
-        model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
-    return model, Run(settings, out=str(args.out or cli.OUT))
-
-
 # What a training leaves
 
 
@@ -269,7 +235,7 @@ def save_epoch(path, model, optimizer, run, test_images):
 
 
 @torch.no_grad()
-def finish(path, model, run, images, labels):
+def finish(path, model, run, images, labels, data_dir):
     """Keep what a finished run needs: its weights in half precision, the latent mixture, no optimiser."""
     settings, out = run.settings, Path(run.out)
     generator = torch.Generator(images.device).manual_seed(settings.seed)
@@ -292,7 +258,7 @@ def finish(path, model, run, images, labels):
     print(
         f"wrote {path}\n"
         f"wrote {out}/: img_from_epoch0.png ... img_from_epoch{settings.epochs}.png, recon_from_epoch*.png, "
-        f"metrics.csv, loss_curves.png, film.gif\n{cli.next_step(trained, 'generate', 'evaluate')}"
+        f"metrics.csv, loss_curves.png, film.gif\n{cli.next_step(trained, data_dir, 'generate', 'evaluate')}"
     )
 
 

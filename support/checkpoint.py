@@ -5,19 +5,21 @@ import copy
 import io
 import os
 import pickle
+import secrets
 import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 
-from data import CLASS_NAMES
+from data import CLASS_NAMES, checksum
 from mixture import is_mixture
 from model import ConvVAE
-from support.errors import CheckpointError, Terminated
+from support.errors import CheckpointError, Terminated, UserError
 from support.files import short, write_file
 
 FORMAT, VERSION = "conv-vae", 1
+OPTIONAL = ("id", "images", "checksum", "out", "optimizer", "mixture")  # of a Run: not in every checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Run:
     source: str = ""  # what load_split said of the images
     classes: list = field(default_factory=list)  # their names; none where images have no classes
     history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
+    id: str = field(default_factory=lambda: secrets.token_hex(8))  # of this run and its folder, of no other
+    images: int | None = None  # how many it trains on,
+    checksum: int | None = None  # and data.checksum of them: a resumed run must find the same
     out: str | None = None  # the folder of its pictures and metrics, until it is finished
     optimizer: dict | None = None  # the optimiser's state, until it is finished
     mixture: dict | None = None  # the latent mixture, once it is finished
@@ -86,8 +91,8 @@ def save_checkpoint(path, model, run):
 
     ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
     ``model``: its state dict; ``args``: the Settings, but for those that ``config`` has;
-    ``source``, ``classes``, ``history`` and, where the run has them, ``out``, ``optimizer``,
-    ``mixture``: as in Run.
+    ``source``, ``classes``, ``history`` and, where the run has them, ``id``, ``images``,
+    ``checksum``, ``out``, ``optimizer``, ``mixture``: as in Run.
     Raises OSError if that fails; an earlier checkpoint is then still in place.
     """
     settings = asdict(run.settings)
@@ -101,7 +106,7 @@ def save_checkpoint(path, model, run):
         "classes": run.classes,
         "history": run.history,
     }
-    for name in ("out", "optimizer", "mixture"):
+    for name in OPTIONAL:
         if getattr(run, name) is not None:
             content[name] = getattr(run, name)
     buffer = io.BytesIO()
@@ -116,20 +121,25 @@ def in_half(model):
     Its range is smaller: a model that does not fit, which is one that went astray, stays as it is.
     """
     half = copy.deepcopy(model).half()
-    fits = all(value.isfinite().all() for value in half.state_dict().values())
-    return half if fits else model
+    return half if is_finite(half) else model
+
+
+def is_finite(model):
+    """Whether every weight is a number: a model that is not can draw nothing."""
+    return all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def load_checkpoint(path, device="cpu"):
     """Rebuild what is in ``path``: ``(model, run)``, the model in eval mode on ``device``.
 
     Nothing in the file is executed and nothing larger than the file is allocated.
-    Raises CheckpointError if the file is missing, damaged, or not such a checkpoint.
+    Raises CheckpointError if the file is missing, damaged, not such a checkpoint, or of another network.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for ever
+        raise CheckpointError(f"{path} is not a file: copy the checkpoint into one")
     try:
         content = _read(path)
-        model = _model_in(content)
     except (CheckpointError, IsADirectoryError, PermissionError):
         raise
     except FileNotFoundError:
@@ -138,6 +148,16 @@ def load_checkpoint(path, device="cpu"):
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}): restore it or train again"
         ) from None
+    try:
+        model = _model_in(content)
+    except Exception:  # whatever torch raises, and a hostile file can make that anything, too
+        raise CheckpointError(
+            f"{path} does not fit the network in model.py: use the one it was trained with, or train again"
+        ) from None
+    if not is_finite(model):
+        raise CheckpointError(
+            f"{path} has weights that are infinite or no numbers: restore it or train again"
+        )
     try:
         run = _run_in(content, model.config)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
@@ -202,7 +222,7 @@ def _run_in(content, config):
         source=content["source"],
         classes=content["classes"] if "classes" in content else CLASS_NAMES[settings.dataset],
         history=content["history"],
-        **{name: content.get(name) for name in ("out", "optimizer", "mixture")},
+        **{name: content[name] for name in OPTIONAL if name in content},
     )
     for item in fields(Settings):
         if type(getattr(settings, item.name)) is not type(item.default):
@@ -213,8 +233,11 @@ def _run_in(content, config):
         raise ValueError("data set")
     if not all(type(name) is str and name.isprintable() for name in [settings.dataset, *run.classes]):
         raise ValueError("names")
-    if type(run.history) is not list or (run.out is not None and type(run.out) is not str):
-        raise TypeError("history or out")
+    if type(run.history) is not list:
+        raise TypeError("history")
+    for name, kind in (("id", str), ("images", int), ("checksum", int), ("out", str)):
+        if type(getattr(run, name)) not in (kind, type(None)):
+            raise TypeError(name)
     for row in run.history:
         if type(row["test_bce"]) is not float or type(row["test_kld"]) is not float:
             raise TypeError("history")
@@ -225,13 +248,34 @@ def _run_in(content, config):
     return run
 
 
+def check_same_images(run, split):
+    """See that the run goes on with the training images it began with; a new one takes note of them.
+
+    Raises UserError.
+    """
+    source, count, content = split.source, len(split.images), checksum(split.images, split.labels)
+    differs = None
+    if run.source not in ("", source):
+        differs = f"on the {run.source} data set and found the {source} one"
+    elif run.images not in (None, count):
+        differs = f"on {run.images:,} images and found {count:,}"
+    elif run.checksum not in (None, content):
+        differs = f"on {count:,} images and found others, or other labels"
+    if differs:
+        raise UserError(f"this run trained {differs}: check --data-dir")
+    run.source, run.classes, run.images, run.checksum = source, split.classes, count, content
+
+
 @contextlib.contextmanager
 def stops_can_be_resumed(path, run):
-    """When the user stops the training, say what ``path`` holds by then and how to go on."""
+    """When the user stops the training, say what ``path`` holds by then and how to go on.
+
+    Who pipes its output into ``head`` stops it as well, with a BrokenPipeError.
+    """
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as stop:
-        if run.saved is None:
+    except (KeyboardInterrupt, Terminated, BrokenPipeError) as stop:
+        if run.saved is None or getattr(stop, "filename", None):
             raise
         raise type(stop)(
             f"stopped; {path} holds epoch {run.saved} of {run.settings.epochs}: add --resume to go on"

@@ -213,6 +213,18 @@ def pick_precision(name, device):
     return "bf16" if capable else "fp32"
 
 
+def resumed_precision(before, asked, device):
+    """The precision to go on in, for a run that was in ``before``; a warning where that has a price."""
+    warning = None
+    if asked != before:
+        warning = f"going on in {asked} after {before}: no longer to the bit what one go would have given"
+    elif before == "bf16" and pick_precision("auto", device) != "bf16":
+        warning = "this run is in bf16, which is many times slower than float32 here: --precision fp32 is not"
+    if warning and distributed.is_first():
+        print(f"warning: {warning}", file=sys.stderr)
+    return asked
+
+
 def compiled(network, device):
     """The network as torch.compile makes it, on a CUDA GPU."""
     if device.type == "cuda":

@@ -6,6 +6,7 @@ Started without torchrun, a process is the first and only one, and nothing here 
 import contextlib
 import itertools
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -95,6 +96,8 @@ def in_step(model, batch_size):
         raise UserError(f"--batch-size {batch_size} gives {world} processes less than an image each")
     if next(model.parameters()).device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place
+    # Said of a weight with a dimension of size 1, whose stride means nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return nn.parallel.DistributedDataParallel(model)
 
 

@@ -82,12 +82,14 @@ def _replace(target, content):
             temporary.unlink(missing_ok=True)
 
 
-def check_outputs(*paths):
-    """Find out before the work, not after it, whether files can be written to ``paths``.
+def check_outputs(*paths, spare=None):
+    """Find out before the work, not after it, whether files can be written to ``paths``, None aside.
 
-    Nothing is left behind. Raises UserError.
+    ``spare`` is a file that is read, and must not be one of them. Nothing is left behind. Raises UserError.
     """
-    for path in map(Path, paths):
+    for path in [Path(path) for path in paths if path]:
+        if spare and _target(path) == _target(spare):
+            raise UserError(f"{path} would be written over what is read from it: choose another place")
         try:
             _try_to_write(path)
         except OSError as error:
@@ -117,6 +119,9 @@ def reserved(path, flag, folder=False):
     A process that dies lets go of it, however it dies; what it had not finished writing is removed.
     Raises UserError if another training has it.
     """
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        raise UserError(f"{path} is not a {'folder' if folder else 'file'}: pass another {flag}")
+    check_outputs(path / ".lock" if folder else path)
     target = _target(path)
     where, name = (target, "*") if folder else (target.parent, glob.escape(target.name))
     where.mkdir(parents=True, exist_ok=True)

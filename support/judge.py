@@ -7,14 +7,14 @@ update rule", 2017, arXiv:1706.08500, do this with Inception), and which class i
 """
 
 import io
-import zlib
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data import to_float
+from data import checksum, to_float
 from model import EVAL_BATCH
 from support.cli import progress
 from support.files import write_file
@@ -53,8 +53,7 @@ def load_judge(folder, images, labels):
     There is one for each set of training images, since it must not have seen those it is
     asked about.
     """
-    content = zlib.crc32(labels.numpy(), zlib.crc32(images.cpu().numpy()))
-    path = Path(folder) / f"judge-{content:08x}.pt"
+    path = Path(folder) / f"judge-{checksum(images, labels):08x}.pt"
     torch.manual_seed(SEED)  # the same judge whatever it is to judge: its first weights come from here
     judge = Judge(int(labels.max()) + 1, images.shape[-1]).to(images.device)
     try:
@@ -63,7 +62,12 @@ def load_judge(folder, images, labels):
         train_judge(judge, images, labels)
         buffer = io.BytesIO()
         torch.save(judge.state_dict(), buffer)
-        write_file(path, buffer.getvalue())
+        try:
+            write_file(path, buffer.getvalue())
+        except OSError as error:  # no reason to lose what was measured
+            print(
+                f"warning: the judge cannot be kept for next time ({path}: {error.strerror})", file=sys.stderr
+            )
     return judge.eval()
 
 

@@ -1,15 +1,63 @@
 """What a run starts from: its flags, an earlier run in a checkpoint, a trained model, its data."""
 
+import contextlib
 import dataclasses
+from pathlib import Path
 
 import torch
 
-from support import cli
-from support.checkpoint import Settings, load_checkpoint
+from folders import load_split
+from model import ConvVAE
+from support import cli, distributed
+from support.checkpoint import Run, Settings, check_same_images, load_checkpoint, stops_can_be_resumed
 from support.errors import UserError
+from support.files import reserved
+from support.reports import check_folder
 
 # What a run that starts --from a trained model takes from it: what the model is and what it is for.
 INHERITED = ("latent_dim", "dropout", "dataset", "image_size", "invert", "binarize", "validate")
+
+
+@contextlib.contextmanager
+def open_or_start(args, device):
+    """The model and the run of these flags, new or to go on with: ``(model, run)``.
+
+    Nobody else trains into its checkpoint or its folder meanwhile. Raises UserError.
+    """
+    with reserved(args.checkpoint, "--checkpoint"):
+        resume = args.resume or distributed.was_restarted()
+        model, run = open_run(args, device) if resume else new_run(args, device)
+        check_folder(run, args.checkpoint, resume, args.overwrite)
+        with reserved(Path(run.out), "--out", folder=True), stops_can_be_resumed(args.checkpoint, run):
+            yield model, run
+
+
+def load_images(run, data_dir):
+    """The splits that a run trains on and is tested on. Raises UserError or DataError."""
+    with distributed.first_on_its_machine():  # which may download: the others find it there
+        train = load_split(run, data_dir, "train")
+        test = load_split(run, data_dir, run.settings.test_split)
+    check_same_images(run, train)
+    check_counts(run, train)
+    return train, test
+
+
+def new_run(args, device):
+    """A model and a run that have not begun: ``(model, run)``."""
+    if args.checkpoint.exists() and not args.overwrite:
+        raise UserError(
+            f"{args.checkpoint} holds an earlier run: pass --resume to go on with it, "
+            "--overwrite to replace it, or another --checkpoint"
+        )
+    chosen = typed_settings(args) | {"precision": cli.pick_precision(args.precision or "auto", device)}
+    if args.from_:
+        model, inherited = inherit(args.from_, chosen)
+        settings = Settings(**(chosen | inherited))
+    else:
+        settings = Settings(**chosen)
+        torch.manual_seed(settings.seed)
+        model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
+    return model, Run(settings, out=str(args.out or cli.OUT))
 
 
 def typed_settings(args):
@@ -21,7 +69,7 @@ def typed_settings(args):
     return typed
 
 
-def open_run(args):
+def open_run(args, device):
     """The model and the run in args.checkpoint, to go on with: ``(model, run)``. Raises UserError."""
     path = args.checkpoint
     if not path.exists():
@@ -33,7 +81,10 @@ def open_run(args):
     if cli.are_folders(typed.get("dataset", "mnist"), run.settings.dataset):
         # it may have moved: the images are compared
         run.settings = dataclasses.replace(run.settings, dataset=typed["dataset"])
+    precision = typed.pop("precision", run.settings.precision)  # the one setting that may change
     refuse_others(typed, dataclasses.asdict(run.settings), path)
+    precision = cli.resumed_precision(run.settings.precision, precision, device)
+    run.settings = dataclasses.replace(run.settings, precision=precision)
     run.out = str(args.out or run.out or cli.OUT)
     return model, run
 
@@ -54,15 +105,8 @@ def refuse_others(typed, settings, path):
             raise UserError(f"{path} was trained with {flag} {settings[name]}, not {value}: leave {flag} out")
 
 
-def check_data(run, train):
-    """Refuse training images that the run cannot go on with, or not be finished with."""
-    if not run.source:
-        run.source, run.classes = train.source, train.classes
-    if run.source != train.source:
-        raise UserError(
-            f"this run trained on the {run.source} data set and found the {train.source} one: "
-            "check --data-dir"
-        )
+def check_counts(run, train):
+    """Refuse training images that the run cannot be finished with: the mixture needs two of each class."""
     counts = torch.bincount(train.labels, minlength=max(1, len(train.classes)))
     rarest = counts.argmin()
     if counts[rarest] < 2:

@@ -368,7 +368,8 @@ def test_two_trainings_into_one_file(refused, unfinished):
 
 
 def test_two_trainings_into_one_folder(refused, own_folder):
-    with FileLock(own_folder / "pictures.lock"):
+    (own_folder / "pictures").mkdir()
+    with FileLock(own_folder / "pictures" / ".lock"):
         line = refused("train", "--checkpoint", "second.pt", "--out", "pictures")
     assert "another training" in line and "--out" in line
     assert not (own_folder / "second.pt").exists()

@@ -133,7 +133,7 @@ def test_fine_tuning_resumes_to_the_bit(call, trained, data_dir, monkeypatch):
         == 0
     )
 
-    def stop(row):
+    def stop(row, settings):
         raise KeyboardInterrupt
 
     files = ("--checkpoint", "pieces.pt", "--out", "b")

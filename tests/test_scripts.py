@@ -303,14 +303,14 @@ def test_resuming_goes_on_in_the_same_folder_and_precision(call, data_dir, own_f
     other = {"fp32": "bf16", "bf16": "fp32"}
     precision = other[pick_precision("auto", torch.device("cpu"))]
 
-    def stop(row):
+    def stop(row, settings):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "report", stop)
         assert call("train", "--epochs", 2, "--out", "mine", "--precision", precision, *files).code == 130
     assert call("train", "--resume", "--precision", "auto", *files).code == 0
-    assert {path.name for path in own_folder.iterdir()} == {"run.pt", "run.pt.lock", "mine", "mine.lock"}
+    assert {path.name for path in own_folder.iterdir()} == {"run.pt", "run.pt.lock", "mine"}
     _, run = load_checkpoint("run.pt")
     assert (run.settings.precision, len(run.history)) == (precision, 2)
 
