@@ -94,6 +94,7 @@ def embed(mu, perplexity, seed):
 def scatter(points, labels, names):
     """A figure of the points, coloured by class, with a legend and a name at each cluster's centre."""
     figure, axes = pictures.new_figure(7.5, 6.5)
+    names_on_map = []
     for digit, name in enumerate(names):
         own = points[labels == digit]
         if len(own) == 0:
@@ -106,7 +107,7 @@ def scatter(points, labels, names):
             color=pictures.PALETTE[digit],
             label=name,
         )
-        axes.text(
+        label = axes.text(
             *np.median(own, axis=0),
             name,
             fontsize=17,
@@ -116,6 +117,7 @@ def scatter(points, labels, names):
             va="center",
             bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75},
         )
+        names_on_map.append(label)
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -128,6 +130,7 @@ def scatter(points, labels, names):
         loc="center left",
         bbox_to_anchor=(1, 0.5),
     )
+    pictures.part_labels(axes, names_on_map)
     return figure
 
 
@@ -146,11 +149,11 @@ def thumbnail_map(points, labels, images):
         if (row, column) in taken:
             continue
         taken.add((row, column))
-        digit = Image.fromarray(image[3:25, 3:25]).resize((cell, cell), Image.Resampling.LANCZOS)
-        ink = np.asarray(digit) / 255
+        thumbnail = np.asarray(Image.fromarray(image).resize((cell, cell), Image.Resampling.LANCZOS))
+        ink = (thumbnail / max(1, thumbnail.max())) ** 0.6  # or pale clothes would not be seen on white
         paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
         canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
-    return Image.fromarray(canvas).quantize(64)
+    return Image.fromarray(canvas).quantize(256)
 
 
 if __name__ == "__main__":
