@@ -55,20 +55,17 @@ def bare(arguments, tmp_path_factory):
     for script in COMMANDS:
         folder = tmp_path_factory.mktemp(f"Größe 'n\n ☃ {script}")
         command = [sys.executable, ROOT / f"{script}.py", "--device", "cpu", *arguments(script)]
-        started[script] = (
-            folder,
-            subprocess.Popen(
-                ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *map(str, command)],
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                env={
-                    "MPLBACKEND": "module://of_a_notebook",
-                    "PYTHONIOENCODING": "ascii",
-                    "OMP_NUM_THREADS": "1",
-                },
-            ),
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *map(str, command)],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            env={"MPLBACKEND": "module://of_a_notebook", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
         )
-    return started
+        started[script] = folder, process
+    yield started
+    for _, process in started.values():
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("script", COMMANDS)
@@ -89,12 +86,15 @@ def unheard(arguments, tmp_path_factory):
         command = [sys.executable, ROOT / f"{script}.py", "--device", "cpu", *arguments(script)]
         nobody, stdout = os.pipe()
         os.close(nobody)
-        started[script] = (
-            folder,
-            subprocess.Popen(
-                list(map(str, command)), cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True
-            ),
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},  # which would end train.py at its first line
         )
+        started[script] = folder, process
         os.close(stdout)
     return started
 
