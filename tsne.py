@@ -104,12 +104,13 @@ def scatter(points, labels, names):
     if not names:
         axes.scatter(*points.T, s=size, lw=0, alpha=0.65, color=pictures.PALETTE[0])
     names = [pictures.plain(name) for name in names]
+    names_on_map = []
     for label, (name, color) in enumerate(zip(names, pictures.palette(len(names)), strict=True)):
         own = points[labels == label]
         if len(own) == 0:
             continue
         axes.scatter(*own.T, s=size, lw=0, alpha=0.65, color=color, label=name)
-        axes.text(
+        text = axes.text(
             *np.median(own, axis=0),
             name,
             fontsize=17 if len(names) <= 10 else 11,
@@ -119,6 +120,7 @@ def scatter(points, labels, names):
             va="center",
             bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75},
         )
+        names_on_map.append(text)
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -133,6 +135,7 @@ def scatter(points, labels, names):
             loc="center left",
             bbox_to_anchor=(1, 0.5),
         )
+        pictures.part_labels(axes, names_on_map)
     return figure
 
 
@@ -151,11 +154,11 @@ def thumbnail_map(points, labels, images):
         if (row, column) in taken:
             continue
         taken.add((row, column))
-        thumbnail = Image.fromarray(image).resize((cell, cell), Image.Resampling.LANCZOS)
-        ink = np.asarray(thumbnail) / 255
+        thumbnail = np.asarray(Image.fromarray(image).resize((cell, cell), Image.Resampling.LANCZOS))
+        ink = (thumbnail / max(1, thumbnail.max())) ** 0.6  # or pale clothes would not be seen on white
         paper = ink[..., None] * colors[label] + (1 - ink[..., None]) * 255
         canvas[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = paper.round()
-    return Image.fromarray(canvas).quantize(64)
+    return Image.fromarray(canvas).quantize(256)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,11 @@ def write_file(path, content):
 
 
 def _target(path):
-    """The file that a path leads to: pathlib's own resolve() fails where links go round in a circle."""
-    return Path(os.path.realpath(path))
+    """The file that a path leads to through all links. Raises OSError if they go round in a circle."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def _own_stream(path):

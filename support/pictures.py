@@ -156,6 +156,25 @@ def plain(name):
     return f" {name}" if name.startswith("_") else name
 
 
+def part_labels(axes, labels):
+    """Move matplotlib texts up and down until none of them lies on another."""
+    axes.figure.draw_without_rendering()  # only then does a text have a place in pixels
+    boxes = [label.get_window_extent() for label in labels]
+    centers = np.array([[(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2] for box in boxes])  # (N, 2)
+    sizes = np.array([[box.width, box.height] for box in boxes])
+    reach = 1.1 * (sizes[:, None] + sizes) / 2  # (N, N, 2): how far apart two centres must be, either way
+    order = np.arange(len(labels))
+    for _ in range(1000):
+        gap = centers[:, None] - centers
+        overlap = (np.abs(gap) < reach).all(2) & (order[:, None] != order)
+        if not overlap.any():
+            break
+        upwards = (gap[..., 1] > 0) | ((gap[..., 1] == 0) & (order[:, None] > order))
+        centers[:, 1] += np.where(overlap, np.where(upwards, 1, -1), 0).sum(1)  # by a pixel
+    for label, place in zip(labels, axes.transData.inverted().transform(centers), strict=True):
+        label.set_position(place)
+
+
 def save_figure(path, figure, dpi=200):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")

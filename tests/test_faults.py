@@ -13,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+import train
 from model import ConvVAE
 from support import cli
 from support.checkpoint import load_checkpoint, save_checkpoint
@@ -259,6 +260,30 @@ def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder, 
     assert not (own_folder / "new.pt").exists()
 
 
+@pytest.mark.parametrize("script, args", [("generate", ("--digit", 8)), ("interpolate", ("--generated",))])
+def test_class_that_the_mixture_lacks(refused, trained, script, args):
+    model, run = load_checkpoint(trained.checkpoint)
+    run.mixture = {name: value[:7] for name, value in run.mixture.items()}
+    save_checkpoint("seven.pt", model, run)
+    line = refused(script, "--checkpoint", "seven.pt", *args)
+    assert "7 classes" in line and "0 to 6" in line
+
+
+@pytest.mark.parametrize("args", [(), ("--samples",)])
+def test_a_single_test_image(refused, write_data, own_folder, args):
+    write_data(own_folder / "one", test_size=1)
+    assert "--data-dir" in refused("evaluate", "--data-dir", "one", *args)
+
+
+def test_judge_that_cannot_be_kept(call, trained, data_dir, own_folder):
+    """It is only a cache: nothing that was measured is lost."""
+    (own_folder / "outputs").write_text("a file")
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir, "--json", "n.json")
+    result = call("evaluate", "--samples", "--draws", 1, *options)
+    assert result.code == 0 and (own_folder / "n.json").exists()
+    assert [line for line in result.err if line.startswith("warning: ") and "outputs/judge" in line]
+
+
 def test_held_out_images_of_another_data_set(refused, stopped):
     model, run = load_checkpoint(stopped.partial)
     run.settings = dataclasses.replace(run.settings, validate=True)
@@ -359,6 +384,105 @@ def test_resuming_without_the_data_it_was_trained_on(refused, unfinished):
     path = unfinished()
     assert "--data-dir" in refused("train", "--resume", "--checkpoint", path, "--data-dir", "nowhere")
     assert len(load_checkpoint(path)[1].history) == 1
+
+
+def test_resuming_with_other_images_of_the_same_kind(refused, unfinished, write_data, own_folder):
+    path = unfinished()
+    raw = write_data(own_folder / "other") / "MNIST" / "raw"
+    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    resume = ("train", "--resume", "--checkpoint", path, "--data-dir", "other")
+    content = images.read_bytes()
+    images.write_bytes(content[:16] + bytes([content[16] ^ 1]) + content[17:])
+    assert "300 images and found others" in refused(*resume)
+    images.write_bytes(content)
+    labels.write_bytes(labels.read_bytes()[:8] + labels.read_bytes()[8:][::-1])
+    assert "300 images and found others" in refused(*resume)
+    for file, size in ((images, 784), (labels, 1)):
+        content = file.read_bytes()
+        head = 8 + 8 * (size > 1)
+        file.write_bytes(content[:4] + (200).to_bytes(4, "big") + content[8 : head + 200 * size])
+    assert "300 images and found 200" in refused(*resume)
+    assert len(load_checkpoint(path)[1].history) == 1
+
+
+@pytest.fixture
+def stop_at_once(monkeypatch):
+    """Ends a training, as Ctrl-C would, once its first epoch is saved."""
+
+    def stop(row, settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "report", stop)
+
+
+def test_unfinished_run_of_an_older_version_goes_on(call, unfinished, data_dir, stop_at_once):
+    path = unfinished()
+    content = torch.load(path, weights_only=True)
+    for name in ("id", "images", "checksum"):
+        del content[name]
+    torch.save(content, path)
+    assert call("train", "--resume", "--checkpoint", path, "--data-dir", data_dir).code == 130
+    run = load_checkpoint(path)[1]
+    assert len(run.history) == 2 and run.images == 300 and run.checksum
+
+
+@pytest.mark.parametrize("flags, precision", [((), "bf16"), (("--precision", "fp32"), "fp32")])
+def test_bf16_run_where_bf16_is_slow(call, unfinished, data_dir, stop_at_once, monkeypatch, flags, precision):
+    monkeypatch.setattr(cli, "pick_precision", lambda name, device: "fp32" if name == "auto" else name)
+    path = unfinished(precision="bf16")
+    result = call("train", "--resume", "--checkpoint", path, "--data-dir", data_dir, *flags)
+    (warning,) = [line for line in result.err if line.startswith("warning: ")]
+    assert result.code == 130 and ("slow" in warning) == (precision == "bf16")
+    assert ("to the bit" in warning) == (precision == "fp32")
+    assert load_checkpoint(path)[1].settings.precision == precision
+
+
+def test_folder_of_another_run(call, refused, unfinished, data_dir, own_folder, stop_at_once):
+    """Nobody trains into it by accident, the run it was taken from included."""
+    path = unfinished()
+    first = ("--checkpoint", path, "--out", "shared", "--data-dir", data_dir)
+    assert call("train", "--resume", *first).code == 130
+    before = {file: file.read_bytes() for file in (own_folder / "shared").iterdir()}
+    second = ("train", "--checkpoint", "second.pt", "--out", "shared", "--epochs", 2)
+    line = refused(*second)
+    assert "--out" in line and "--overwrite" in line and "shared" in line
+    assert {file: file.read_bytes() for file in (own_folder / "shared").iterdir()} == before
+    assert not (own_folder / "second.pt").exists()
+
+    assert call(*second, "--overwrite", "--data-dir", data_dir).code == 130
+    assert "another run" in refused("train", "--resume", *first)
+    assert call("train", "--resume", *first, "--out", "another").code == 130  # as the line says
+
+
+def test_overwriting_leaves_nothing_of_the_older_run_but_what_is_not_its_own(call, data_dir, own_folder):
+    options = ("--data-dir", data_dir, "--out", "training", "--batch-size", 300)
+    assert call("train", "--epochs", 2, *options).code == 0
+    kept = own_folder / "training" / "notes.txt"
+    kept.write_text("keep me")
+    assert call("train", "--epochs", 1, "--overwrite", *options).code == 0
+    epochs = {file.name[-5] for file in (own_folder / "training").glob("*_from_epoch*.png")}
+    assert epochs == {"0", "1"} and kept.read_text() == "keep me"
+
+
+@pytest.mark.parametrize("out", ["new", "new/pictures", "link"])
+def test_one_place_for_checkpoint_and_pictures(refused, own_folder, out):
+    (own_folder / "link").symlink_to("new")
+    line = refused("train", "--checkpoint", "new", "--out", out)
+    assert "--checkpoint" in line and "--out" in line and "another training" not in line
+
+
+def test_weights_that_go_astray_while_the_loss_does_not(refused, monkeypatch):
+    """An infinite running variance makes a layer's output 0, which is a number; the last good epoch stays."""
+    measure = train.loss_on
+
+    def measure_and_spoil(model, *rest):
+        model.encoder[3].running_var.fill_(math.inf)
+        return measure(model, *rest)
+
+    monkeypatch.setattr(train, "loss_on", measure_and_spoil)
+    line = refused("train", "--checkpoint", "new.pt")
+    assert "weights" in line and "epoch 1" in line
+    assert load_checkpoint("new.pt")[1].history == []
 
 
 def test_two_trainings_into_one_file(refused, unfinished):

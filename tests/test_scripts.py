@@ -1,7 +1,10 @@
 """The scripts as a user runs them: what they write, whether it is right, and whether it can be repeated."""
 
+import itertools
 import json
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,9 +12,12 @@ import torch
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+import evaluate
 import train
-from data import load_dataset
+import tsne
+from data import CLASS_NAMES, load_dataset
 from mixture import sample_mixture
+from support import pictures
 from support.checkpoint import Settings, load_checkpoint
 from support.cli import pick_precision
 from support.judge import load_judge
@@ -144,6 +150,12 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     assert loss == pytest.approx(run.history[-1]["test_loss"], rel=1e-3)  # weights in half precision
     assert f"validation -ELBO {run.history[-1]['test_loss']:.2f} nats" in call("generate").out
 
+    (line,) = [line for line in result.out.splitlines() if line.startswith("epoch")]
+    assert " validation " in line and " test " not in line  # as the other scripts call it
+    figure = pictures.loss_curves(run.history, run.settings.test_split)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [label.split()[0] for label in labels] == ["train", "validation"]
+
     result = call("evaluate", "--samples", "--data-dir", data_dir, "--json", "numbers.json")
     numbers = json.loads((own_folder / "numbers.json").read_text())
     assert (numbers["split"], numbers["images"]) == ("validation", 50)
@@ -184,10 +196,12 @@ def test_compile_is_left_out_on_a_cpu(call, data_dir, read_metrics, own_folder):
 def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_folder):
     """300 images in batches of 128, 128 and 44; the loss of every epoch is that of beta."""
     options = ("--epochs", 1, "--beta", 3, "--data-dir", data_dir, "--out", "beta")
-    assert call("train", *options).code == 0
+    result = call("train", *options)
+    assert result.code == 0
     (row,) = read_metrics(own_folder / "beta")
     assert row["train_loss"] == pytest.approx(row["train_bce"] + 3 * row["train_kld"])
     assert row["test_loss"] == pytest.approx(row["test_bce"] + 3 * row["test_kld"])
+    assert result.out.count("+ 3 x KL") == 2  # what is printed adds up, too
 
 
 @pytest.mark.parametrize("flags, decay", [((), Settings.weight_decay), (("--weight-decay", 0.7), 0.7)])
@@ -350,6 +364,16 @@ def test_generate_counts_rows_and_single_images(trained, call, own_folder, cells
     assert [file.name for file in files] == [f"{i:05d}.png" for i in range(10)]
     for file, digit in zip(files, shown[:10], strict=True):
         assert np.array_equal(Image.open(file), digit)
+
+
+def test_single_images_take_the_place_of_earlier_ones(trained, call, own_folder, refusal):
+    options = ("--checkpoint", trained.checkpoint, "--save-images", "digits")
+    for n in (5, 2):
+        assert call("generate", *options, "--n", n).code == 0
+    assert sorted(os.listdir("digits")) == ["00000.png", "00001.png"]
+    shutil.copy("outputs/generated.png", "digits/00007.png")  # of somebody's own data set, say
+    assert "00007.png" in refusal(call("generate", *options, "--n", 3))
+    assert sorted(os.listdir("digits")) == ["00000.png", "00001.png", "00007.png"]
 
 
 @pytest.mark.parametrize("script", ["generate", "interpolate"])
@@ -522,7 +546,53 @@ def test_tsne_of_a_one_dimensional_latent_space(call, data_dir, own_folder):
     assert (own_folder / "outputs" / "tsne_map.png").exists()
 
 
+def test_map_shows_whole_images_and_pale_ones():
+    """A line along each edge, as shoes and bags reach it, in a faint gray."""
+    image = np.zeros((28, 28), np.uint8)
+    image[[0, -1]] = image[:, [0, -1]] = 40
+    picture = tsne.thumbnail_map(np.array([[0.0, 0.0], [1.0, 1.0]]), [3, 3], [image, image])
+    cell = np.asarray(picture.convert("L"))[-20:, :20]  # the first of them, at the lower left
+    for edge in (cell[0], cell[-1], cell[:, 0], cell[:, -1]):
+        assert edge.max() < 180
+    assert cell[10, 10] > 250
+
+
+def test_names_on_the_map_do_not_overlap():
+    """Three clusters in one place, and one apart, which stays where it is."""
+    points = np.concatenate([np.random.default_rng(0).normal(size=(90, 2)), [[9.0, 9.0]]])
+    figure = tsne.scatter(points, np.array([0, 1, 2] * 30 + [3]), ["shirt", "pullover", "coat", "bag"])
+    figure.draw_without_rendering()
+    names = figure.axes[0].texts
+    for a, b in itertools.combinations([name.get_window_extent() for name in names], 2):
+        assert not a.overlaps(b)
+    assert names[3].get_position() == pytest.approx((9, 9))
+
+
+def test_curves_of_one_epoch_have_one_tick():
+    row = {"epoch": 1, "train_loss": 3.0, "test_loss": 2.0}
+    figure = pictures.loss_curves([row], "test")
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    assert [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high] == [1]
+
+
 # Evaluating
+
+
+def test_class_names_stand_over_their_columns():
+    names = CLASS_NAMES["fashion-mnist"]
+    numbers = {"frechet": 1.0, "confidence": 0.9, "share": [0.1] * 9 + [1.0]}
+    samples = dict.fromkeys(("train", "recon", "prior", "mixture"), numbers)
+    samples |= {"n": 10, "seed": 0, "temperature": 0.9, "judge_accuracy": 1.0, "asked_for": 1.0}
+    _, _, header, *rows, _ = evaluate.sample_table(samples, names, "test").splitlines()
+    ends = [header.index(name) + len(name) for name in names]
+    for row in rows:
+        assert [row[end - 4 : end] for end in ends] == ["10.0"] * 9 + ["00.0"]
+
+
+def test_what_comes_next_is_about_the_same_data(trained, user, data_dir):
+    assert trained.stdout.splitlines()[-1].endswith(f"python evaluate.py --data-dir {data_dir}")
+    assert user["tsne"].out.splitlines()[-1] == f"next: python interpolate.py --data-dir {data_dir}"
 
 
 def test_numbers_against_torch_distributions(trained, user, model, test_images, digits):
