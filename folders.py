@@ -84,6 +84,9 @@ def _choose(folder, split, validate):
         if count < 2:
             found = ("no images", "a single image")[count]
             raise DataError(f"{root / name} has {found}, and a class needs several: add some, or remove it")
+    ignored = set(_class_names(folder)) - {"train", "test"} if root != folder else ()
+    if ignored and split == "train":
+        warn(f"left out {', '.join(sorted(ignored))} of {folder}, which has train for its classes")
     if test_root:
         tests, test_classes = _find(test_root, tell=False)
         for name in set(test_classes) - set(classes):

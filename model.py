@@ -108,8 +108,7 @@ class ConvVAE(nn.Module):
     def decode_logits(self, z):
         """z (B, latent_dim) -> the Bernoulli logits of every pixel, (B, 1, 28, 28)."""
         h = self.decoder_fc(z)  # -> (B, 14 * 14 * maps)
-        h = h.view(len(z), self.side // 2, self.side // 2, -1)  # -> (B, 14, 14, maps)
-        h = h.permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
+        h = h.view(len(z), self.side // 2, self.side // 2, -1).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14)
         return self.decoder(h)
 
     def decode(self, z):

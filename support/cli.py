@@ -257,11 +257,6 @@ def class_number(text, classes, flag):
     raise UserError(f"{flag} {text} is not one of {' or of '.join(listed)}")
 
 
-def noun(classes):
-    """What to call an image of these classes."""
-    return "digit" if classes == CLASS_NAMES["mnist"] else "image"
-
-
 def warn(message):
     """A warning on stderr, from the first process only."""
     if distributed.is_first():
