@@ -56,9 +56,13 @@ def grid(images, nrow, scale=2, gap=1):
 
 
 def pairs(x, recon):
-    """Images x (N, 1, 28, 28) in rows of eight, each above its reconstructions: (2 N, 1, 28, 28)."""
-    rows = [row for pair in zip(x.split(8), recon.split(8), strict=True) for row in pair]
-    return torch.cat(rows)
+    """A grid of images x (N, 1, 28, 28) in rows of eight, each above the row of its reconstructions."""
+    nrow = min(8, len(x))
+    rows = []
+    for part in zip(x.split(nrow), recon.split(nrow), strict=True):
+        # the last row may be shorter: what is missing stays black
+        rows += [torch.cat([row, row.new_zeros(nrow - len(row), *row.shape[1:])]) for row in part]
+    return grid(torch.cat(rows), nrow)
 
 
 def labelled(images, rows, columns, scale=2):
