@@ -91,7 +91,7 @@ class ConvVAE(nn.Module):
     def encode(self, x):
         """x (B, 1, 28, 28) in [0, 1] -> mu, logvar of q(z|x), float32 (B, latent_dim) each.
 
-        logvar is clamped here, once, so that the KL and the std see the same value. Raises ValueError.
+        logvar is clamped once, so that KL and std see the same value. Raises ValueError for another size.
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")

@@ -14,7 +14,7 @@ PALETTE = [
     "#3b6fb6", "#e07b39", "#4a9d5b", "#c8434f", "#8561a8",
     "#8c6249", "#d672b0", "#6f7882", "#b5a31f", "#2fa6b5",
 ]  # fmt: skip
-SHADES = ((0.65, 0), (0.45, 255))  # for more than ten: so much of each, the rest black, then white
+SHADES = ((0.5, 0), (0.45, 255))  # for more than ten: so much of each, the rest black, then white
 INK, FAINT = "#22262b", "#d9dde2"
 
 
