@@ -108,6 +108,18 @@ def test_every_script_on_images_of_ones_own(own, call, monkeypatch, classes, siz
     assert len(samples["mixture"]["share"]) == classes
 
 
+def test_classes_of_the_known_data_sets_have_names_everywhere(call, write_data, own_folder):
+    write_data(own_folder / "data", "FashionMNIST")
+    assert call("train", "--epochs", 1, "--dataset", "fashion-mnist").code == 0
+    result = call("interpolate", "--digits", "Sneaker", "bag")
+    assert result.code == 0 and "(sneaker) to test image" in result.out and "(bag), slerp" in result.out
+    result = call("interpolate", "--digits", "sneaker", "8", "--generated")
+    assert result.code == 0 and "a generated sneaker to a generated bag, slerp" in result.out
+    assert "5 of dress, seed 0" in call("generate", "--digit", "dress", "--n", 5).out
+    assert "5 of each of dress bag, seed 0" in call("generate", "--digit", "dress", 8, "--n", 5).out
+    assert "around a boot" in call("generate", "--digit", "boot", "--traverse", "--n", 2).out
+
+
 @pytest.mark.parametrize(
     "script, args",
     [("generate", ("--digit", "a")), ("interpolate", ("--digits", "0", "0")), ("evaluate", ("--samples",))],

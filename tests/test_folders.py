@@ -509,6 +509,11 @@ def test_class_is_known_by_name_or_number():
             cli.class_number(text, classes, "--digit")
 
 
+def test_long_lists_of_names_are_cut():
+    with pytest.raises(UserError, match=r"0 to 98 or of a0, a1, .*, a11, …$"):
+        cli.class_number("hat", [f"a{i}" for i in range(99)], "--digit")
+
+
 def test_colours_go_on_after_ten():
     assert len(set(palette(30))) == 30 and palette(31)[30] == palette(1)[0]
     assert palette(12)[:10] == palette(10)
