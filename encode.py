@@ -106,8 +106,7 @@ def main():
         write_file(args.npz, archive(chosen, numbers, taken_for))
         print(f"wrote {args.npz}")
     picture = args.out.with_suffix(".png")
-    pairs = pictures.pairs(x[:SHOWN].cpu(), model.decode_all(mu[:SHOWN]))
-    pictures.save_png(picture, pictures.grid(pairs, nrow=8))
+    pictures.save_png(picture, pictures.pairs(x[:SHOWN].cpu(), model.decode_all(mu[:SHOWN])))
     print(f"wrote {picture}: originals above their reconstructions")
     if args.split:
         strangest = numbers["negative_elbo"].argsort(descending=True)[:SHOWN]

@@ -207,17 +207,15 @@ def table(numbers):
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
     n["draws"] = "once" if n["draws"] == 1 else f"{n['draws']} times"
     n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
-    lines = """\
+    knn = "\n  10-NN accuracy of mu      {:8.2%}  neighbours among the training images"
+    n["knn"] = knn.format(n["knn_accuracy"]) if "knn_accuracy" in n else ""
+    return """\
 {images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws}, seed {seed}; nats per image
   {elbo:26}{negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
     = {recon:22}{bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
     + KL                    {kld:8.2f}
   reconstruction at z = mu  {bce_at_mu:8.2f}  {recon} alone; not an ELBO
-  active latent units       {active_units:5d} of {latent_dim}""".format(**n)
-    if "knn_accuracy" in n:
-        accuracy = n["knn_accuracy"]
-        lines += f"\n  10-NN accuracy of mu      {accuracy:8.2%}  neighbours among the training images"
-    return lines
+  active latent units       {active_units:5d} of {latent_dim}{knn}""".format(**n)
 
 
 def iw_line(numbers):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from data import DataError, Split, hold_out, load_dataset
-from support.cli import warn
+from support.cli import listed, warn
 from support.images import looks_light, read_images
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
@@ -42,8 +42,8 @@ def load_split(run, data_dir, split):
             )
     if run.source and found.classes != run.classes:
         raise DataError(
-            f"{settings.dataset} has {_listed(found.classes)} and the model was trained on "
-            f"{_listed(run.classes)}: give it the images it was trained on"
+            f"{settings.dataset} has {_in_words(found.classes)} and the model was trained on "
+            f"{_in_words(run.classes)}: give it the images it was trained on"
         )
     return found
 
@@ -84,6 +84,9 @@ def _choose(folder, split, validate):
         if count < 2:
             found = ("no images", "a single image")[count]
             raise DataError(f"{root / name} has {found}, and a class needs several: add some, or remove it")
+    ignored = set(_class_names(folder)) - {"train", "test"} if root != folder else ()
+    if ignored and split == "train":
+        warn(f"left out {', '.join(sorted(ignored))} of {folder}, which has train for its classes")
     if test_root:
         tests, test_classes = _find(test_root, tell=False)
         for name in set(test_classes) - set(classes):
@@ -172,9 +175,5 @@ def _hold_out(samples):
     return kept, held_out
 
 
-def _listed(classes):
-    """The classes in words."""
-    if not classes:
-        return "no classes"
-    shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-    return f"the class{'es' * (len(classes) > 1)} {shown}"
+def _in_words(classes):
+    return f"the class{'es' * (len(classes) > 1)} {listed(classes)}" if classes else "no classes"

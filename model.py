@@ -91,7 +91,7 @@ class ConvVAE(nn.Module):
     def encode(self, x):
         """x (B, 1, 28, 28) in [0, 1] -> mu, logvar of q(z|x), float32 (B, latent_dim) each.
 
-        logvar is clamped here, once, so that the KL and the std see the same value. Raises ValueError.
+        logvar is clamped once, so that KL and std see the same value. Raises ValueError for another size.
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
@@ -108,8 +108,7 @@ class ConvVAE(nn.Module):
     def decode_logits(self, z):
         """z (B, latent_dim) -> the Bernoulli logits of every pixel, (B, 1, 28, 28)."""
         h = self.decoder_fc(z.to(self.mu_head.weight.dtype))  # -> (B, 14 * 14 * maps)
-        h = h.unflatten(1, (self.side // 2, self.side // 2, -1))  # -> (B, 14, 14, maps)
-        h = h.permute(0, 3, 1, 2)  # -> (B, maps, 14, 14), channels_last
+        h = h.unflatten(1, (self.side // 2, self.side // 2, -1)).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14)
         return self.decoder(h)
 
     def decode(self, z):

@@ -110,6 +110,8 @@ def scatter(points, labels, names):
         if len(own) == 0:
             continue
         axes.scatter(*own.T, s=size, lw=0, alpha=0.65, color=color, label=name)
+        if len(names) > 30:
+            continue  # too many names to read
         text = axes.text(
             *np.median(own, axis=0),
             name,
@@ -130,7 +132,7 @@ def scatter(points, labels, names):
             frameon=False,
             fontsize=12 if len(names) <= 20 else 8,
             ncols=math.ceil(len(names) / 30),
-            markerscale=4,
+            markerscale=4 if len(names) <= 20 else 2,
             handletextpad=0.1,
             loc="center left",
             bbox_to_anchor=(1, 0.5),

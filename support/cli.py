@@ -285,14 +285,14 @@ def class_number(text, classes, flag):
         return names.index(text.lower())
     if text in numbers and not set(names) & set(numbers):  # else a number is a name, or none
         return numbers.index(text)
-    listed = [f"0 to {numbers[-1]}"] if names == numbers or not set(names) & set(numbers) else []
-    listed += [", ".join(classes)] if names != numbers else []
-    raise UserError(f"{flag} {text} is not one of {' or of '.join(listed)}")
+    choices = [f"0 to {numbers[-1]}"] if names == numbers or not set(names) & set(numbers) else []
+    choices += [listed(classes)] if names != numbers else []
+    raise UserError(f"{flag} {text} is not one of {' or of '.join(choices)}")
 
 
-def noun(classes):
-    """What to call an image of these classes."""
-    return "digit" if classes == CLASS_NAMES["mnist"] else "image"
+def listed(names, most=12):
+    """The names in one line, no more than the first ``most`` of them."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def warn(message):

@@ -1,5 +1,6 @@
 """A picture of any kind as the images that models are trained on: gray, square, small, ink on black paper."""
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageChops, ImageOps
 from data import DataError
 from support.cli import progress, warn
 
+PHOTO = 1000  # pixels along each side of a photograph that are enough to find a digit in it
 LIGHT = 160  # a border lighter than this is paper
 MNIST_SIDE, MNIST_BOX = 28, 20  # MNIST's digits fill a box of 20 x 20 pixels in 28 x 28
 FAINT = 0.25  # of the darkest ink: what is fainter is paper, in a photographed digit
@@ -45,13 +47,8 @@ def read_image(path, size, invert=False, center=False):
     Pillow takes it for a decompression bomb.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd but harmless metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                shape = image.size
-                image.draft("L", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
-                pixels = prepare(ImageOps.exif_transpose(image), size, invert, center)
+        with _open(path, PHOTO if center else 2 * size) as (image, shape):
+            pixels = prepare(ImageOps.exif_transpose(image), size, invert, center)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
@@ -77,7 +74,7 @@ def prepare(image, size, invert=False, center=False):
         mass = np.asarray(small, float)
         total = max(mass.sum(), 1)  # a blank page has none
         x, y = (mass.sum(0) @ np.arange(small.width)) / total, (mass.sum(1) @ np.arange(small.height)) / total
-        corner = (round(size / 2 - 0.5 - x), round(size / 2 - 0.5 - y))
+        corner = (round(size / 2 - x), round(size / 2 - y))  # at pixel 14 of 0 to 27, as in MNIST
     canvas = Image.new("L", (size, size))
     canvas.paste(small, corner)
     return torch.from_numpy(np.array(canvas))[None]
@@ -87,11 +84,22 @@ def looks_light(paths):
     """Whether most of the pictures in these files have light borders, as dark ink on light paper has."""
     light = 0
     for path in paths:
-        with Image.open(path) as image:
-            image.draft("L", (64, 64))
+        with _open(path, 64) as (image, _):
             small = np.asarray(_to_gray(image, False).resize((8, 8), Image.Resampling.BOX))
         light += np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]).mean() > LIGHT
     return light > len(paths) / 2
+
+
+@contextlib.contextmanager
+def _open(path, enough):
+    """The PIL image in a file and its size. Of a JPEG no more pixels are decoded than ``enough``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd but harmless metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            size = image.size
+            image.draft("L", (enough, enough))  # as if it were gray, and no larger than need be: JPEG alone
+            yield image, size
 
 
 def _to_gray(image, invert):

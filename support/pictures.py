@@ -20,7 +20,7 @@ PALETTE = [
     "#3b6fb6", "#e07b39", "#4a9d5b", "#c8434f", "#8561a8",
     "#8c6249", "#d672b0", "#6f7882", "#b5a31f", "#2fa6b5",
 ]  # fmt: skip
-SHADES = ((0.65, 0), (0.45, 255))  # for more than ten: so much of each, the rest black, then white
+SHADES = ((0.5, 0), (0.45, 255))  # for more than ten: so much of each, the rest black, then white
 INK, FAINT = "#22262b", "#d9dde2"
 
 
@@ -62,9 +62,13 @@ def grid(images, nrow, scale=2, gap=1):
 
 
 def pairs(x, recon):
-    """Images x (N, 1, 28, 28) in rows of eight, each above its reconstructions: (2 N, 1, 28, 28)."""
-    rows = [row for pair in zip(x.split(8), recon.split(8), strict=True) for row in pair]
-    return torch.cat(rows)
+    """A grid of images x (N, 1, 28, 28) in rows of eight, each above the row of its reconstructions."""
+    nrow = min(8, len(x))
+    rows = []
+    for part in zip(x.split(nrow), recon.split(nrow), strict=True):
+        # the last row may be shorter: what is missing stays black
+        rows += [torch.cat([row, row.new_zeros(nrow - len(row), *row.shape[1:])]) for row in part]
+    return grid(torch.cat(rows), nrow)
 
 
 def labelled(images, rows, columns, scale=2):

@@ -120,8 +120,8 @@ def save_reports(model, run, test_images):
     samples = model.sample(64, generator=fixed)
     pictures.save_png(out / f"img_from_epoch{epoch}.png", pictures.grid(samples, nrow=8))
     x = to_float(test_images[:32])
-    pairs = pictures.pairs(x, model.decode(model.encode(x)[0]))
-    pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.grid(pairs, nrow=8))
+    recon = model.decode(model.encode(x)[0])
+    pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.pairs(x, recon))
     if run.history:
         text = io.StringIO()
         writer = csv.DictWriter(text, run.history[0].keys(), lineterminator="\n")

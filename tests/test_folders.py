@@ -1,0 +1,533 @@
+"""Folders of images: read as the tensors they are, split the same way every time, refused in one line."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import folders
+import train
+from data import CLASS_NAMES, DataError
+from folders import load_folder, load_split
+from model import ConvVAE
+from support import cli
+from support.checkpoint import Run, Settings, load_checkpoint, save_checkpoint
+from support.errors import CheckpointError, UserError
+from support.images import looks_light, prepare, read_image
+from support.pictures import palette
+
+
+@pytest.fixture(scope="session")
+def write_folder(digits):
+    """A function that writes digits as PNGs in a folder for each name, or in one; returns the folder."""
+
+    def write_folder(folder, names, change=lambda image: image, half="train"):
+        images, labels = digits.train if half == "train" else digits.test
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            own = folder / names[i % len(names) if len(names) != 10 else label] if names else folder
+            own.mkdir(parents=True, exist_ok=True)
+            change(Image.fromarray(image)).save(own / f"{i:03d}.png")
+        return folder
+
+    return write_folder
+
+
+TEN = [f"class {letter}" for letter in "abcdefghij"]
+
+
+def settings(folder, **changes):
+    return Settings(dataset=str(folder), **changes)
+
+
+def found(split):
+    """The images and labels of a split in an order of their own."""
+    pairs = zip(split.images, split.labels.tolist(), strict=True)
+    return sorted((label, bytes(image.numpy())) for image, label in pairs)
+
+
+# What is read
+
+
+def test_pngs_of_the_digits_give_the_digits(write_folder, digits, tmp_path):
+    """Two halves, and no resampling of what has the right size."""
+    write_folder(tmp_path / "train", TEN)
+    write_folder(tmp_path / "test", TEN, half="test")
+    for half, (images, labels) in (("train", digits.train), ("test", digits.test)):
+        split = load_folder(settings(tmp_path), half)
+        assert split.images.shape == (len(images), 1, 28, 28) and split.images.dtype == torch.uint8
+        assert split.labels.dtype == torch.int64 and split.classes == TEN and split.source == "folder"
+        expected = sorted((int(label), bytes(image)) for image, label in zip(images, labels, strict=True))
+        assert found(split) == expected
+        for file, image in zip(split.files, split.images, strict=True):
+            assert np.array_equal(Image.open(file), image[0])
+
+
+def test_a_sixth_of_every_class_is_held_out_and_always_the_same(write_folder, tmp_path):
+    folder = write_folder(tmp_path, TEN)
+    train, test = (load_folder(settings(folder), split) for split in ("train", "test"))
+    assert train.labels.bincount().tolist() == [25] * 10 and test.labels.bincount().tolist() == [5] * 10
+    assert not set(train.files) & set(test.files) and len(set(train.files + test.files)) == 300
+    assert load_folder(settings(folder), "test").files == test.files
+    # mixed: the first images, which are those in pictures, are of several classes
+    assert len(set(test.labels[:10].tolist())) > 3
+
+    validating = settings(folder, validate=True)
+    kept, validation = (load_folder(validating, split) for split in ("train", "validation"))
+    assert not set(kept.files) & set(validation.files)
+    assert sorted(kept.files + validation.files) == sorted(train.files)  # nothing is held out twice
+    assert load_folder(validating, "test").files == test.files
+    assert load_folder(settings(folder), "validation").files == validation.files
+
+
+def test_folder_with_a_half_to_train_on_alone(write_folder, tmp_path, capsys):
+    write_folder(tmp_path / "train", ["a", "b", "c"])
+    (tmp_path / "val").mkdir()
+    split = load_folder(settings(tmp_path), "train")
+    assert split.classes == ["a", "b", "c"] and len(split.images) < 300
+    assert "left out val" in capsys.readouterr().err
+
+
+def test_images_without_classes(write_folder, tmp_path):
+    folder = write_folder(tmp_path, [])
+    train, test = (load_folder(settings(folder), split) for split in ("train", "test"))
+    assert (len(train.images), len(test.images)) == (250, 50)
+    assert train.classes == [] and train.labels.unique().tolist() == [0]
+    write_folder(tmp_path / "halves" / "train", [])
+    write_folder(tmp_path / "halves" / "test", [], half="test")
+    assert [len(load_folder(settings(tmp_path / "halves"), s).images) for s in ("train", "test")] == [
+        300,
+        100,
+    ]
+
+
+def test_what_is_no_image_by_its_name_is_left_out_and_counted(write_folder, tmp_path, capsys):
+    folder = write_folder(tmp_path, ["a", "b"])
+    for name in ("a/notes.txt", "b/.DS_Store", "b/._007.png", ".cache/x.png", "loose.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("no image")
+    assert load_folder(settings(folder), "train").classes == ["a", "b"]
+    assert "left out 2 files" in capsys.readouterr().err  # what is hidden is not worth a word
+
+
+MODES = {
+    "1": (1, 255),
+    "L": (200, 200),
+    "P": (200, 200),
+    "RGB": ((200, 200, 200), 200),
+    "RGB weighted": ((255, 0, 0), 76),  # 0.299 of it, by ITU-R 601
+    "CMYK": ((0, 0, 0, 55), 200),
+    "YCbCr": ((200, 128, 128), 200),
+    "LAB": ((200, 0, 0), 200),
+    "HSV": ((0, 0, 200), 200),
+    "LA": ((200, 128), 100),
+    "RGBA": ((200, 200, 200, 128), 100),
+    "I;16": (200 * 257, 200),
+    "I": (200 * 257, 200),
+    "F": (200 / 255, 200),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_becomes_gray(name):
+    value, gray = MODES[name]
+    image = Image.new(name.split()[0], (28, 28), value)
+    if name == "P":
+        image.putpalette([component for level in range(256) for component in (level, level, level)])
+    assert (prepare(image, 28).int() - gray).abs().max() <= 1
+
+
+def test_what_is_transparent_is_paper():
+    """Black ink on nothing, and white ink on nothing: both come out light on black, inverted or not."""
+    for ink, invert in ((0, True), (255, False)):
+        image = Image.new("RGBA", (28, 28), (ink, ink, ink, 0))
+        image.paste((ink, ink, ink, 255), (10, 10, 20, 20))
+        expected = torch.zeros(1, 28, 28, dtype=torch.uint8)
+        expected[:, 10:20, 10:20] = 255
+        assert torch.equal(prepare(image, 28, invert), expected)
+
+
+def test_any_size_is_padded_to_a_square():
+    """100 x 50 white pixels: 28 x 14 of them in the middle, black above and below."""
+    pixels = prepare(Image.new("L", (100, 50), 255), 28)
+    assert (pixels[0, 7:21] == 255).all() and pixels[0, :7].max() == 0 and pixels[0, 21:].max() == 0
+    assert torch.equal(prepare(Image.new("L", (50, 100), 255), 28)[0], pixels[0].T)
+    for size in ((1, 10_000), (10_000, 1), (1, 1), (29, 28)):
+        assert prepare(Image.new("L", size, 255), 28).shape == (1, 28, 28)
+    assert prepare(Image.new("L", (100, 50), 255), 64).shape == (1, 64, 64)
+
+
+def test_resizing_is_antialiased():
+    """A chessboard too fine for the pixels is gray; taking every tenth pixel would leave black and white."""
+    board = Image.fromarray((255 * (np.indices((280, 280)).sum(0) % 2)).astype(np.uint8))
+    assert (prepare(board, 28).int() - 127).abs().max() <= 2
+
+
+def test_inverted_is_paper_black_and_padding_too():
+    page = Image.new("L", (56, 28), 255)
+    page.paste(0, (20, 10, 36, 18))
+    pixels = prepare(page, 28, invert=True)
+    assert pixels[0, 14, 14] == 255 and pixels[0, 0, 0] == 0 and pixels[0, 14, 0] == 0
+
+
+def test_photographs_stand_upright_and_large_jpegs_are_as_good_as_small_ones(tmp_path, digits):
+    digit = Image.fromarray(digits.test[0][55])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side
+    digit.rotate(90).resize((1400, 1400), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", exif=exif)
+    pixels, size = read_image(tmp_path / "a.jpg", 28)
+    assert size == (1400, 1400)
+    assert (pixels[0].int() - torch.from_numpy(np.array(digit)).int()).abs().float().mean() < 4
+
+
+def test_centered_digit_is_where_mnist_has_it(digits):
+    """Moved, enlarged, in ink on gray paper: what comes back is the digit, by mass in the middle."""
+    alike = []
+    for i in range(0, 100, 4):
+        original = digits.test[0][i]
+        page = np.full((700, 1000), 200.0)
+        page[300:580, 600:880] -= 0.6 * np.asarray(Image.fromarray(original).resize((280, 280)))
+        page += np.random.default_rng(0).normal(0, 3, page.shape)
+        found = prepare(Image.fromarray(page.clip(0, 255).astype(np.uint8)), 28, invert=True, center=True)[0]
+        rows, columns = found.nonzero(as_tuple=True)
+        assert max(np.ptp(rows.numpy()), np.ptp(columns.numpy())) + 1 <= 20
+        mass = found.double() / found.sum()
+        assert (mass.sum(1) @ torch.arange(28.0).double()).item() == pytest.approx(14, abs=0.51)
+        assert (mass.sum(0) @ torch.arange(28.0).double()).item() == pytest.approx(14, abs=0.51)
+        alike.append(np.corrcoef(found.flatten(), original.flatten())[0, 1])
+    assert np.mean(alike) > 0.9  # some are a pixel off: where the middle is depends on the faintest pixels
+
+
+def test_centering_a_blank_page_is_blank():
+    assert prepare(Image.new("L", (90, 60), 200), 28, center=True).max() == 0
+
+
+def test_ink_on_paper_is_seen(write_folder, tmp_path):
+    def on_wide_paper(image):
+        page = Image.new("L", (56, 28), 230)
+        page.paste(Image.fromarray(230 - (np.asarray(image) * 0.9).astype(np.uint8)), (14, 0))
+        return page
+
+    light, dark = write_folder(tmp_path / "light", [], on_wide_paper), write_folder(tmp_path / "dark", [])
+    assert looks_light(folders.image_files(light)[:50]) and not looks_light(folders.image_files(dark)[:50])
+
+
+def test_suggestion_to_invert_is_made_once_and_when_it_helps(write_folder, tmp_path, capsys):
+    folder = write_folder(tmp_path, [], lambda image: Image.fromarray(255 - np.asarray(image)))
+    for options, lines in (({}, 1), ({"invert": True}, 0)):
+        for split in ("train", "test"):
+            load_split(Run(settings(folder, **options)), "data", split)
+        assert capsys.readouterr().err.count("--invert") == lines
+
+
+# What is refused
+
+
+@pytest.fixture
+def refused(call, refusal, tmp_path):
+    """A function that has train.py read a folder, and returns its one line of error."""
+
+    def refused(folder, *args):
+        line = refusal(call("train", "--dataset", folder, "--epochs", 1, *args))
+        assert not (tmp_path / "checkpoints" / "vae.pt").exists()
+        return line
+
+    return refused
+
+
+def test_name_that_is_neither_a_data_set_nor_a_folder(refused):
+    assert "cifar is neither one of mnist, fashion-mnist, kmnist nor a folder" in refused("cifar")
+    assert "neither" in refused("")
+
+
+def test_empty_folder(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty has no images" in refused("empty")
+    (tmp_path / "empty" / "cat").mkdir()
+    assert "empty has no images" in refused("empty")
+
+
+@pytest.mark.parametrize("count, words", [(0, "no images"), (1, "a single image")])
+def test_class_of_too_few_images(refused, write_folder, tmp_path, count, words):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    (folder / "birds").mkdir()
+    for i in range(count):
+        Image.new("L", (28, 28), 255).save(folder / "birds" / f"{i}.png")
+    assert f"birds has {words}" in refused(folder)
+
+
+def test_class_too_small_for_the_mixture(refused, write_folder, tmp_path):
+    """Two images, one of which is held out."""
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    (folder / "birds").mkdir()
+    for i in range(2):
+        Image.new("L", (28, 28), 255).save(folder / "birds" / f"{i}.png")
+    line = refused(folder)
+    assert "class birds has 1 of the training images" in line and "--dataset" in line
+
+
+def test_class_to_test_on_that_is_none_to_train_on(refused, write_folder, tmp_path):
+    write_folder(tmp_path / "own" / "train", ["cats", "dogs"])
+    write_folder(tmp_path / "own" / "test", ["cats", "hens"])
+    assert "hens is a class that" in refused("own")
+
+
+def png_header(width, height):
+    """A PNG file of that size as far as its header tells."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
+
+
+BAD_FILES = {
+    "text": lambda good: b"<html>no such file</html>",
+    "empty": lambda good: b"",
+    "truncated": lambda good: good[: len(good) * 2 // 3],
+    "damaged": lambda good: good[:60] + bytes(40) + good[100:],
+    "bomb": lambda good: png_header(30_000, 30_000),
+    "small bomb": lambda good: png_header(10_000, 10_000),  # for which Pillow has no more than a warning
+}
+
+
+@pytest.fixture
+def folder_with_bad_files(write_folder, tmp_path):
+    """A function that makes a folder with 20 files of this damage among those of one of its classes."""
+
+    def folder_with_bad_files(damage):
+        folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+        good = (folder / "cats" / "000.png").read_bytes()
+        for i in range(20):
+            (folder / "cats" / f"zzz{i}.png").write_bytes(damage(good))
+        return folder
+
+    return folder_with_bad_files
+
+
+@pytest.mark.parametrize("damage", BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file_is_named_and_can_be_left_out(refused, folder_with_bad_files, capsys, damage):
+    folder = folder_with_bad_files(damage)
+    line = refused(folder)
+    assert "cats/zzz" in line and "--skip-bad" in line
+    splits = [load_folder(settings(folder, skip_bad=True), split) for split in ("train", "test")]
+    assert sum(len(split.images) for split in splits) == 300
+    counts = [int(line.split()[3]) for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(counts) == 2 and sum(counts) == 20
+
+
+def test_bad_files_are_left_out_by_all_scripts(call, folder_with_bad_files):
+    folder = folder_with_bad_files(BAD_FILES["text"])
+    assert call("train", "--dataset", folder, "--epochs", 1, "--skip-bad").code == 0
+    assert load_checkpoint("checkpoints/vae.pt")[1].settings.skip_bad
+    assert call("evaluate", "--draws", 1).code == 0  # without being told
+
+
+def test_folder_of_nothing_but_bad_files(refused, tmp_path):
+    (tmp_path / "own").mkdir()
+    for i in range(9):
+        (tmp_path / "own" / f"{i}.png").write_text("hello")
+    assert "no image to train on" in refused("own", "--skip-bad")
+
+
+def test_classes_that_differ_in_case_only(refused, write_folder, tmp_path):
+    folder = write_folder(tmp_path / "own", ["Cat", "cat", "dog"])
+    if len(list(folder.iterdir())) < 3:
+        pytest.skip("this file system does not tell them apart")
+    line = refused(folder)
+    assert "Cat and cat" in line and "case" in line
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"])
+def test_class_whose_name_is_no_text(refused, write_folder, tmp_path, name):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    try:
+        os.rename(os.fsencode(folder / "cats"), os.path.join(os.fsencode(folder), name))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert "not printable text: rename it" in refused(folder)
+
+
+def test_file_whose_name_is_no_text_is_read(call, write_folder, tmp_path):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    try:
+        os.rename(
+            os.fsencode(folder / "cats" / "000.png"), os.path.join(os.fsencode(folder / "cats"), b"\xe9.png")
+        )
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert call("train", "--dataset", folder, "--epochs", 1).code == 0
+    for split in ("train", "test"):
+        result = call("encode", "--split", split, "--draws", 1)
+        assert result.code == 0
+        Path("outputs/encoded.csv").rename(f"{split}.csv")
+    assert b"cats/\xe9.png" in Path("train.csv").read_bytes() + Path("test.csv").read_bytes()
+
+
+def test_folder_whose_own_name_is_no_text(refused, tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"\xe9")
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert "not printable text" in refused(os.fsdecode(folder))
+
+
+def test_class_without_permission(refused, write_folder, tmp_path, monkeypatch):
+    """Asked of the system, since the tests may run as somebody who may read everything."""
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "dogs" not in str(path) and access(path, mode))
+    line = refused(folder)
+    assert "dogs" in line and "permissions" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_folder_without_permission(refused, write_folder, tmp_path):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    folder.chmod(0)
+    assert "own" in refused(folder)
+    folder.chmod(0o700)
+
+
+def test_folder_that_cannot_be_listed(refused, write_folder, tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(folders.os, "scandir", scandir)
+    assert f"{folder}: Permission denied" in refused(folder)
+
+
+def test_blank_images(refused, write_folder, tmp_path):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"], lambda image: Image.new("L", (20, 20), 200))
+    assert "blank" in refused(folder)
+    folder = write_folder(tmp_path / "clear", [], lambda image: Image.new("RGBA", (20, 20), (0, 0, 0, 0)))
+    assert "blank" in refused(folder)
+
+
+@pytest.mark.parametrize("size", ["30", "12", "68", "0", "-28", "large", "28.0"])
+def test_image_size_that_is_none(refused, size):
+    assert "--image-size" in refused("mnist", "--image-size", size)
+
+
+@pytest.mark.parametrize("flags", [("--image-size", 32), ("--invert",), ("--skip-bad",)])
+def test_flags_of_a_folder_for_a_data_set_that_is_none(refused, data_dir, flags):
+    line = refused("mnist", "--data-dir", data_dir, *flags)
+    assert flags[0] in line and "folder" in line
+
+
+# A run on a folder
+
+
+@pytest.fixture
+def interrupted(call, write_folder, tmp_path, monkeypatch):
+    """The checkpoint of a run on the folder ``own`` that was stopped after its first of two epochs."""
+    write_folder(tmp_path / "own", ["cats", "dogs"])
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "report", stop)
+        assert call("train", "--dataset", "own", "--epochs", 2, "--checkpoint", "run.pt").code == 130
+    return tmp_path / "run.pt"
+
+
+def test_resuming_from_another_folder_finds_the_images(call, interrupted, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call("train", "--resume", "--checkpoint", interrupted).code == 0
+    assert len(load_checkpoint(interrupted)[1].history) == 2
+
+
+def test_resuming_after_the_folder_moved(call, refusal, interrupted, tmp_path):
+    (tmp_path / "own").rename(tmp_path / "moved")
+    assert "--dataset" in refusal(call("train", "--resume", "--checkpoint", interrupted))
+    assert call("train", "--resume", "--checkpoint", interrupted, "--dataset", "moved").code == 0
+    assert load_checkpoint(interrupted)[1].settings.dataset == "moved"
+
+
+@pytest.mark.parametrize("flags", [("--dataset", "mnist"), ("--image-size", 32), ("--invert",)])
+def test_resuming_with_another_setting(call, refusal, interrupted, flags):
+    assert flags[0] in refusal(call("train", "--resume", "--checkpoint", interrupted, *flags))
+
+
+def test_resuming_with_other_classes(call, refusal, interrupted, tmp_path):
+    (tmp_path / "own" / "dogs").rename(tmp_path / "own" / "hens")
+    line = refusal(call("train", "--resume", "--checkpoint", interrupted))
+    assert "the classes cats, hens" in line and "cats, dogs" in line
+
+
+def test_finished_checkpoint_says_no_more_of_the_way_than_it_must(call, interrupted, tmp_path, monkeypatch):
+    assert load_checkpoint(interrupted)[1].settings.dataset == str(tmp_path / "own")
+    assert call("train", "--resume", "--checkpoint", interrupted).code == 0
+    assert load_checkpoint(interrupted)[1].settings.dataset == "own"
+    assert str(tmp_path).encode() not in interrupted.read_bytes()
+
+
+def test_images_that_moved_are_found_with_a_flag(call, refusal, interrupted, tmp_path, trained):
+    assert call("train", "--resume", "--checkpoint", interrupted).code == 0
+    (tmp_path / "own").rename(tmp_path / "moved")
+    for script in ("evaluate", "tsne", "interpolate", "encode"):
+        extra = {"tsne": ("--perplexity", 5), "encode": ("--split", "test")}.get(script, ())
+        assert "--images" in refusal(call(script, "--checkpoint", interrupted, *extra))
+        assert call(script, "--checkpoint", interrupted, "--images", "moved", *extra).code == 0
+    line = refusal(call("evaluate", "--checkpoint", trained.checkpoint, "--images", "moved"))
+    assert "--images" in line and "mnist" in line
+
+
+def test_checkpoint_from_before_classes_has_those_of_its_data_set(tmp_path):
+    model = ConvVAE(latent_dim=2, hidden_dim=8)
+    for name in ("mnist", "fashion-mnist"):
+        save_checkpoint(tmp_path / "new.pt", model, Run(Settings(latent_dim=2, dataset=name), "full"))
+        content = torch.load(tmp_path / "new.pt", weights_only=True)
+        del content["classes"], content["config"]["image_size"]
+        for setting in ("invert", "skip_bad"):
+            del content["args"][setting]
+        torch.save(content, tmp_path / "old.pt")
+        loaded, run = load_checkpoint(tmp_path / "old.pt")
+        assert run.classes == CLASS_NAMES[name]
+        assert loaded.config["image_size"] == run.settings.image_size == 28
+
+
+# Names
+
+
+def test_class_is_known_by_name_or_number():
+    fashion = ["T-shirt", "bag", "Boot"]
+    assert [cli.class_number(text, fashion, "--digit") for text in ("t-SHIRT", "1", "boot")] == [0, 1, 2]
+    years = ["2", "1", "10"]  # where names are numbers, a number is a name
+    assert [cli.class_number(text, years, "--digit") for text in ("2", "1", "10")] == [0, 1, 2]
+    for text, classes in (("0", years), ("3", fashion), ("-1", fashion), ("hat", fashion)):
+        with pytest.raises(UserError, match=f"--digit {text} is not one of"):
+            cli.class_number(text, classes, "--digit")
+
+
+def test_long_lists_of_names_are_cut():
+    with pytest.raises(UserError, match=r"0 to 98 or of a0, a1, .*, a11, …$"):
+        cli.class_number("hat", [f"a{i}" for i in range(99)], "--digit")
+
+
+def test_colours_go_on_after_ten():
+    assert len(set(palette(30))) == 30 and palette(31)[30] == palette(1)[0]
+    assert palette(12)[:10] == palette(10)
+    assert palette(0) == []
+
+
+def test_bad_names_in_a_checkpoint_are_refused(tmp_path):
+    model = ConvVAE(latent_dim=2, hidden_dim=8)
+    for classes in (["a\nb"], ["a", 1], "ab"):
+        save_checkpoint(tmp_path / "x.pt", model, Run(Settings(latent_dim=2), "full", classes))
+        with pytest.raises(CheckpointError, match=r"x\.pt"):
+            load_checkpoint(tmp_path / "x.pt")
+
+
+def test_split_of_a_folder_needs_a_folder(tmp_path):
+    with pytest.raises(DataError, match="no folder"):
+        load_folder(settings(tmp_path / "nowhere"), "train")
