@@ -43,7 +43,8 @@ def network_layers(model, x):
         "logvar": _layers(model.logvar_head),
         "decoder": [*_layers(model.decoder_fc), _reshape(*inner[1:], inner[0]), *_layers(model.decoder)],
     }
-    pairs = [(model.decode(mu), run_decoder(network, mu)), *zip((mu, logvar), run_encoder(network, x))]
+    theirs, ours = (mu, logvar, model.decode(mu)), (*run_encoder(network, x), run_decoder(network, mu))
+    pairs = zip(theirs, ours, strict=True)
     if not all(a.shape == b.shape and torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in pairs):
         raise UserError(
             "the page's copy of the network does not do what the model does: encode() or decode_logits() in "
