@@ -63,7 +63,9 @@ def same_pixels():
     return same_pixels
 
 
-@pytest.mark.parametrize("script", ["train", "generate", "tsne", "interpolate", "evaluate", "benchmark"])
+@pytest.mark.parametrize(
+    "script", ["train", "generate", "tsne", "interpolate", "evaluate", "explore", "benchmark"]
+)
 def test_help_shows_commands_and_flags(call, script):
     result = call(script, "--help")
     assert (result.code, result.err) == (0, [])
