@@ -47,7 +47,8 @@ def main():
     args = parse_args()
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     generator = torch.Generator().manual_seed(args.seed)
-    x, labels, source = choose_digits(args, run, generator)
+    test = load_dataset(run.settings.dataset, args.data_dir, "test")
+    indices, x = choose_digits(test.images, run.settings.binarize, generator)
     mu, logvar = model.encode_all(x.split(EVAL_BATCH))
     if not mu.isfinite().all() or (mu == mu[0]).all():
         raise UserError(f"{path} encodes every image as the same z, or none: train another model")
@@ -58,7 +59,7 @@ def main():
     z = model.reparameterize(mu, logvar, generator)
     numbers = Numbers()
     page = {
-        "about": about(model, run, path, len(x), source),
+        "about": about(model, run, path, len(x), test.source),
         "size": list(x.shape[2:]),
         "latentDim": mu.shape[1],
         "logvarRange": LOGVAR_RANGE,
@@ -68,8 +69,13 @@ def main():
         "network": numbers.pack(network),
         "mixture": numbers.pack(run.mixture, half=False),
         "temperature": TEMPERATURE,
-        "digits": {"labels": labels.tolist(), "columns": SPRITE_COLUMNS}
-        | numbers.pack({"mu": mu, "tsne": embed(mu, args.seed)}),
+        "digits": {
+            "indices": indices.tolist(),
+            "labels": test.labels[indices].tolist(),
+            "mu": numbers.pack(mu),
+            "tsne": numbers.pack(embed(mu, args.seed)),
+            "columns": SPRITE_COLUMNS,
+        },
         "plane": {"center": center.tolist(), "directions": directions.tolist()},
         "latents": {"low": z.amin(0).tolist(), "high": z.amax(0).tolist(), "variance": mu.var(0).tolist()},
     }
@@ -79,14 +85,16 @@ def main():
     print(cli.next_step(args.checkpoint, "tsne", "interpolate"))
 
 
-def choose_digits(args, run, generator):
-    """Test images as the model was trained to see them, (N, 1, H, W) in [0, 1], labels (N,), source."""
-    images, labels, source = load_dataset(run.settings.dataset, args.data_dir, "test")
-    chosen = torch.randperm(len(images), generator=generator)[:DIGITS]
-    if len(chosen) < 2:
+def choose_digits(images, binarize, generator):
+    """Which test images are on the map, (N,), and these as the model sees them, (N, 1, H, W) in [0, 1].
+
+    A model of black and white pixels is given some that are drawn once, as evaluate.py does.
+    """
+    if len(images) < 2:
         raise UserError("a map needs at least 2 test images, and there is only one: check --data-dir")
-    x = to_float(images[chosen])
-    return torch.bernoulli(x, generator=generator) if run.settings.binarize else x, labels[chosen], source
+    indices = torch.randperm(len(images), generator=generator)[:DIGITS]
+    x = to_float(images[indices])
+    return indices, torch.bernoulli(x, generator=generator) if binarize else x
 
 
 def about(model, run, path, digits, source):
