@@ -54,7 +54,7 @@ def main():
         raise UserError(f"{path} encodes every image as the same z, or none: train another model")
     network = network_layers(model.cpu(), x[:2])
 
-    print(f"t-SNE of {len(x):,} test digits", flush=True)
+    print(f"t-SNE of {len(x):,} test images", flush=True)
     center, directions = leading_plane(mu)
     z = model.reparameterize(mu, logvar, generator)
     numbers = Numbers()

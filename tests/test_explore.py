@@ -429,7 +429,7 @@ def test_writing_a_digit(written, shipped):
     mu, logvar = model.encode(x[None, None])
     torch.testing.assert_close(present(shipped), mu[0], atol=0.05, rtol=0)  # the canvas has 256 grays
     assert shows(shipped, model)
-    assert shipped.inner_text("#verdict").startswith("this z is a 7: ")
+    assert shipped.inner_text("#verdict").startswith("taken for a 7: ")
     bce, kld, loss = (float(shipped.inner_text(f"#{name}")) for name in ("bce", "kld", "loss"))
     assert kld == pytest.approx(kl_divergence(mu, logvar).item(), abs=0.2)
     assert bce + kld == pytest.approx(loss, abs=0.011) and 30 < bce < 300
@@ -496,7 +496,7 @@ def test_buttons(written, shipped):
     for label in range(10):
         shipped.locator("#classes button").nth(label).click()
         assert shows(shipped, model)
-        assert shipped.inner_text("#verdict").startswith(f"this z is a {label}: ")
+        assert shipped.inner_text("#verdict").startswith(f"taken for a {label}: ")
     shipped.locator("#temperature").fill("0.9")
 
 
