@@ -98,14 +98,15 @@ def choose_digits(images, binarize, generator):
 
 
 def about(model, run, path, digits, source):
-    """What the page says of its model: names and values, in the order in which it shows them."""
+    """What the page says of its model, of its training and of the images on its map."""
     settings = run.settings
+    from_sample = " of the packaged sample, all from MNIST's training set" if source == "sample" else ""
     facts = {
         "checkpoint": f"{path.parent.name}/{path.name}",  # the folders above are nobody's business
         "dataset": settings.dataset + (" (5,000-digit sample)" if run.source == "sample" else ""),
         "epochs": f"{len(run.history)} of {settings.epochs}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "digits": f"{digits:,}" + (" of the packaged sample" if source == "sample" else ""),
+        "digits": f"{digits:,}{from_sample}",
         "recon": RECON,
         "split": settings.test_split,
         "settings": asdict(settings),

@@ -363,17 +363,17 @@ def test_way_from_a_to_b_is_interpolates(shipped, way):
 
 
 def test_a_drawing_is_prepared_as_mnists_digits_were(shipped, images):
-    """MNIST's own digits, enlarged tenfold and moved aside, come back as they were."""
-    function = "drawing => Array.from(prepare(drawing, 320, 320))"
+    """MNIST's own digits, enlarged fivefold and moved aside, come back as they were."""
+    function = "drawing => Array.from(prepare(drawing, 160, 160))"
     for x in images[::20, 0]:  # 5
-        drawing = torch.zeros(320, 320)
-        drawing[31:311, :280] = x.repeat_interleave(10, 0).repeat_interleave(10, 1)
+        drawing = torch.zeros(160, 160)
+        drawing[17:157, :140] = x.repeat_interleave(5, 0).repeat_interleave(5, 1)
         found = torch.tensor(call_each(shipped, function, [drawing])[0]).view(28, 28)
         shift = [(found.roll((dy, dx), (0, 1)) - x).abs().mean() for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         assert min(shift) < 0.02 and x.mean() > 0.05  # MNIST's rounding of the centre is not known to a pixel
-    blob = torch.zeros(320, 320)
-    blob[10:110, 20:60] = 1  # 100 high, 40 wide
-    blob[10:60, 60:100] = 0.5
+    blob = torch.zeros(160, 160)
+    blob[10:110, 20:60] = 1  # 100 high
+    blob[10:60, 60:100] = 0.5  # and 80 wide in all
     found = torch.tensor(call_each(shipped, function, [blob])[0]).view(28, 28)
     rows, columns = found.sum(1).nonzero()[:, 0], found.sum(0).nonzero()[:, 0]
     assert (len(rows), len(columns)) == (20, 16)
@@ -643,7 +643,7 @@ def test_without_data_the_packaged_digits_step_in(call, own_folder, monkeypatch)
     assert len(result.err) == 1 and result.err[0].startswith("warning: no MNIST under data")
     text = (own_folder / "outputs" / "explore.html").read_text()
     page = json.loads(re.search(r'id="data-page">(.*?)</script>', text)[1])
-    assert page["about"]["digits"] == "40 of the packaged sample"
+    assert page["about"]["digits"] == "40 of the packaged sample, all from MNIST's training set"
     assert len(page["digits"]["labels"]) == 40
 
 
