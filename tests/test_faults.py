@@ -19,7 +19,7 @@ from support import cli
 from support.checkpoint import load_checkpoint, save_checkpoint
 from support.errors import Terminated, user_errors
 
-READERS = ("generate", "tsne", "interpolate", "evaluate")  # of a checkpoint
+READERS = ("generate", "tsne", "interpolate", "evaluate", "explore")  # of a checkpoint
 DATA_READERS = READERS[1:]
 
 

@@ -70,7 +70,7 @@ def same_pixels():
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "generate", "tsne", "interpolate", "evaluate", "encode", "benchmark"]
+    "script", ["train", "generate", "tsne", "interpolate", "evaluate", "encode", "explore", "benchmark"]
 )
 def test_help_shows_commands_and_flags(call, script):
     result = call(script, "--help")

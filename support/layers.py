@@ -1,0 +1,182 @@
+"""A ConvVAE as lists of layers, with its batch normalisation folded away: what explore.py gives to the page.
+
+Nothing here knows the network's sizes: another latent size, other channels, more layers of
+these kinds and residual blocks need no change. A layer is a dict; all are as in eval mode,
+and images are (B, H, W, C), channels last, in which a convolution reads whole rows and the
+step from maps to a vector moves nothing:
+
+    conv         weight (out, k, k, in), bias (out,), stride, padding
+    transposed   weight (k, k, out, in), bias (out,), stride, padding
+    linear       weight (out, in), bias (out,)
+    scale        scale (C,), shift (C,): a batch normalisation with no convolution right before it
+    leaky        slope
+    maxpool      size
+    reshape      shape [H, W, C]
+    residual     body, a list of layers: x + body(x)
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model import LOGVAR_RANGE
+from support.errors import UserError
+
+PARTS = ("encoder", "encoder_fc", "mu_head", "logvar_head", "decoder_fc", "decoder")
+
+
+@torch.no_grad()
+def network_layers(model, x):
+    """The lists of layers ``{"encoder", "mu", "logvar", "decoder"}`` of a model in eval mode on the CPU.
+
+    x (B, 1, H, W) are images to try them on: raises UserError if the network has other layers
+    than those above, or if the lists do not do what the model does.
+    """
+    if not all(isinstance(getattr(model, part, None), nn.Module) for part in PARTS):
+        raise UserError(f"the page knows networks of the parts {', '.join(PARTS)}, and this one has others")
+    mu, logvar = model.encode(x)
+    maps = model.encoder(x[:1])[0]
+    inner = _input_shape(model.decoder, lambda: model.decode(mu[:1]))
+    network = {
+        "encoder": [*_layers(model.encoder), _reshape(1, 1, maps.numel()), *_layers(model.encoder_fc)],
+        "mu": _layers(model.mu_head),
+        "logvar": _layers(model.logvar_head),
+        "decoder": [*_layers(model.decoder_fc), _reshape(*inner[1:], inner[0]), *_layers(model.decoder)],
+    }
+    theirs, ours = (mu, logvar, model.decode(mu)), (*run_encoder(network, x), run_decoder(network, mu))
+    pairs = zip(theirs, ours, strict=True)
+    if not all(a.shape == b.shape and torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in pairs):
+        raise UserError(
+            "the page's copy of the network does not do what the model does: encode() or decode_logits() in "
+            "model.py does something that is no layer, which support/layers.py would have to learn"
+        )
+    return network
+
+
+def _layers(module):
+    layers = []
+    _append(layers, module)
+    return layers
+
+
+def _append(layers, module):
+    """Append to ``layers`` what ``module`` does in eval mode."""
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            _append(layers, child)
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is not None:
+        _append_batch_norm(layers, module)
+    elif isinstance(module, nn.Conv2d) and _is_plain(module):
+        layers.append(_convolution("conv", module, module.weight.permute(0, 2, 3, 1)))
+    elif isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
+        layers.append(_convolution("transposed", module, module.weight.permute(2, 3, 1, 0)))
+    elif isinstance(module, nn.Linear):
+        layers.append({"kind": "linear", "weight": module.weight, "bias": _bias(module)})
+    elif isinstance(module, nn.LeakyReLU):
+        layers.append({"kind": "leaky", "slope": module.negative_slope})
+    elif isinstance(module, nn.MaxPool2d) and module.padding == 0 and module.stride == module.kernel_size:
+        layers.append({"kind": "maxpool", "size": module.kernel_size})
+    elif isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
+        pass  # nothing, in eval mode
+    elif [name for name, _ in module.named_children()] == ["body"]:  # x + body(x), or the trial tells
+        layers.append({"kind": "residual", "body": _layers(module.body)})
+    else:
+        raise UserError(f"the page cannot run this layer of the network: {module}")
+
+
+def _append_batch_norm(layers, module):
+    """Fold a batch normalisation into the layer right before it, or append it as two numbers a channel.
+
+    One that stands before a convolution with zero padding cannot go into that: its shift would
+    have to be absent at the border.
+    """
+    scale = (module.running_var + module.eps).rsqrt()
+    scale = scale if module.weight is None else scale * module.weight
+    shift = -module.running_mean * scale
+    shift = shift if module.bias is None else shift + module.bias
+    before = layers[-1] if layers else {"kind": None}
+    if before["kind"] in ("conv", "transposed", "linear"):
+        axis = 2 if before["kind"] == "transposed" else 0  # of the output's channels
+        per_output = scale.view([-1 if i == axis else 1 for i in range(before["weight"].ndim)])
+        before["weight"] = before["weight"] * per_output
+        before["bias"] = before["bias"] * scale + shift
+    else:
+        layers.append({"kind": "scale", "scale": scale, "shift": shift})
+
+
+def _is_plain(module):
+    """Whether a convolution has none of torch's rarer options."""
+    square = len({*module.kernel_size}) == len({*module.stride}) == len({*module.padding}) == 1
+    usual = (module.groups, module.padding_mode, *module.dilation) == (1, "zeros", 1, 1)
+    return square and usual and not any(module.output_padding)
+
+
+def _convolution(kind, module, weight):
+    return {
+        "kind": kind,
+        "weight": weight,
+        "bias": _bias(module),
+        "stride": module.stride[0],
+        "padding": module.padding[0],
+    }
+
+
+def _bias(module):
+    """The bias (out,), zeros where the module has none."""
+    outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+    return torch.zeros(outputs) if module.bias is None else module.bias
+
+
+def _reshape(height, width, channels):
+    return {"kind": "reshape", "shape": [height, width, channels]}
+
+
+def _input_shape(module, call):
+    """The shape, without the batch, of what ``module`` is given when ``call`` is called."""
+    shapes = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: shapes.append(list(inputs[0].shape[1:])))
+    call()
+    hook.remove()
+    return shapes[0]
+
+
+# What the page does with such lists, in torch: it is how the lists are tried, and defines them.
+
+
+def run_encoder(network, x):
+    """Images x (B, 1, H, W) -> mu, logvar, (B, latent_dim) each."""
+    h = run(network["encoder"], x.permute(0, 2, 3, 1))
+    return run(network["mu"], h).flatten(1), run(network["logvar"], h).flatten(1).clamp(*LOGVAR_RANGE)
+
+
+def run_decoder(network, z):
+    """z (B, latent_dim) -> images (B, 1, H, W)."""
+    return run(network["decoder"], z[:, None, None]).sigmoid().permute(0, 3, 1, 2)
+
+
+def run(layers, h):
+    """h (B, H, W, C) through the layers: (B, H, W, C), with a vector as (B, 1, 1, C)."""
+    for layer in layers:
+        h = _run_layer(h, **layer)
+    return h
+
+
+def _run_layer(h, kind, weight=None, bias=None, **rest):
+    if kind == "linear":
+        return F.linear(h, weight, bias)
+    if kind == "scale":
+        return h * rest["scale"] + rest["shift"]
+    if kind == "leaky":
+        return F.leaky_relu(h, rest["slope"])
+    if kind == "reshape":
+        return h.reshape(-1, *rest["shape"])
+    if kind == "residual":
+        return h + run(rest["body"], h)
+    h = h.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+    if kind == "conv":
+        h = F.conv2d(h, weight.permute(0, 3, 1, 2), bias, **rest)
+    elif kind == "transposed":
+        h = F.conv_transpose2d(h, weight.permute(3, 2, 0, 1), bias, **rest)
+    else:
+        h = F.max_pool2d(h, rest["size"])
+    return h.permute(0, 2, 3, 1)
