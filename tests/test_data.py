@@ -114,7 +114,7 @@ def test_failed_download_leaves_no_folders(tmp_path):
 
 
 def test_checksum_tells_images_labels_and_their_order(data_dir):
-    images, labels, _ = load_dataset("mnist", data_dir, "test")
+    images, labels, *_ = load_dataset("mnist", data_dir, "test")
     backwards = torch.arange(99, -1, -1)
     kinds = [
         (images, labels),
