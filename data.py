@@ -88,6 +88,8 @@ def _load_files(name, data_dir, prefix):
     raw = Path(data_dir) / DATASETS[name][0] / "raw"
     image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
     if not (image_file.is_file() and label_file.is_file()):
+        if Path(data_dir).exists() and not Path(data_dir).is_dir():
+            raise DataError(f"{data_dir} is not a folder: pass another --data-dir")
         for place in (Path(data_dir), Path(data_dir) / "raw"):
             if (place / image_file.name).is_file():
                 raise DataError(

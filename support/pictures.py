@@ -98,10 +98,12 @@ def save_png(path, image, mark=None):
 
 def save_images(folder, images):
     """Write images (N, 1, 28, 28) as single PNGs, 00000.png and so on, in place of those written earlier."""
-    for file in earlier_images(folder):
+    earlier = earlier_images(folder)
+    new = [folder / f"{i:05d}.png" for i in range(len(images))]
+    for file, pixels in zip(new, to_pixels(images), strict=True):
+        save_png(file, Image.fromarray(pixels), MARK)
+    for file in set(earlier) - set(new):  # last of all, in case the disk is full
         file.unlink()
-    for i, pixels in enumerate(to_pixels(images)):
-        save_png(folder / f"{i:05d}.png", Image.fromarray(pixels), MARK)
 
 
 def earlier_images(folder):

@@ -106,6 +106,12 @@ def test_data_dir_that_is_too_deep(write_data, tmp_path, capsys, too_deep):
     assert len(list(tmp_path.rglob("*"))) == 6  # two folders, four files: nothing new
 
 
+def test_file_for_a_data_dir_is_no_case_for_the_sample(tmp_path):
+    (tmp_path / "notes").write_text("no digits")
+    with pytest.raises(DataError, match="notes is not a folder"):
+        load_dataset("mnist", tmp_path / "notes", "test")
+
+
 def test_failed_download_leaves_no_folders(tmp_path):
     (tmp_path / "here").mkdir()
     for data_dir in ("new/data", "here"):

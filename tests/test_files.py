@@ -47,11 +47,11 @@ def test_links_that_go_round_in_a_circle(own_folder):
 def test_pipe_is_written_into(own_folder):
     os.mkfifo("pipe")
     read = []
-    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_bytes()))
+    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_bytes()), daemon=True)
     reader.start()
     check_outputs("pipe")
     write_file("pipe", b"numbers")
-    reader.join()
+    reader.join(timeout=10)
     assert read == [b"numbers"] and stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
