@@ -9,7 +9,7 @@ A machine's speed wanders, so absolute times mean little. Every round trains the
 the same number of images in both ways, one right after the other, and measures the peak between
 them; what is compared are a round's own times, and the spread over the rounds is printed.
 
-this repository: steps like train.py's
+this repository: steps like train.py's, with a schedule of their own
 the usual way: a torchvision data set with ToTensor, a DataLoader, float32, NCHW, plain Adam,
     loss.item() in every step, the activation before the pooling and nn.ConvTranspose2d: the same function
 the peak: the fastest multiplication of two large square matrices in the precision of training
@@ -30,8 +30,8 @@ import torch
 
 from data import batches, load_dataset, to_float
 from model import EVAL_BATCH, ConvVAE, vae_loss
+from settings import Settings
 from support import cli
-from support.checkpoint import Settings
 from support.errors import user_errors
 from support.files import check_outputs, write_file
 from support.measures import elbo_terms
@@ -58,7 +58,7 @@ def parse_args():
         "--epochs",
         type=positive,
         default=2.0,
-        help="of this repository's schedule for --time-to, rounded to sixths of one",
+        help="length of this repository's schedule for --time-to, rounded to sixths of an epoch",
     )
     parser.add_argument(
         "--json", type=cli.user_path, metavar="FILE", help="also write the ratios to this file"

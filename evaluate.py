@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from data import batches, to_float
+from data import batches, draw_pixels, to_float
 from folders import load_split
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from model import EVAL_BATCH, RECON, recon_loss
@@ -40,8 +40,8 @@ def parse_args():
         "--iw-samples",
         type=count,
         metavar="K",
-        help="also estimate -log p(x) from K samples of z; "
-        "gray pixels have no likelihood, so that a bound tighter than the ELBO is all it is for them",
+        help="also estimate -log p(x) from K samples of z (of gray pixels, which have no "
+        "likelihood, only a bound tighter than the ELBO's)",
     )
     parser.add_argument(
         "--samples",
@@ -80,7 +80,7 @@ def main():
     check_data(path, run, test)
     generator = torch.Generator(device).manual_seed(args.seed)
     gray, train_images = to_float(test.images.to(device)), train.images.to(device)  # (N, 1, 28, 28)
-    x = torch.bernoulli(gray, generator=generator) if settings.binarize else gray
+    x = draw_pixels(gray, settings.binarize, generator)
 
     numbers = {
         "checkpoint": str(path),
@@ -116,7 +116,7 @@ def main():
 
 
 def check_data(path, run, test):
-    """Say what would make the numbers wrong: one image only, or images that the model knows."""
+    """Refuse, or warn of, images that give no test results: a single one, or some that were trained on."""
     if len(test.images) < 2:
         raise UserError("one image has no spread to measure: pass a --data-dir with more of them")
     if run.settings.validate and test.source != run.source:
@@ -146,16 +146,12 @@ def elbo_numbers(model, x, draws, generator):
 
 def encode_training_images(model, images, binarize, generator):
     """mu (N, latent_dim) of uint8 images (N, 1, 28, 28), as the model saw them in its training."""
-
-    def as_trained_on(x):
-        return torch.bernoulli(x, generator=generator) if binarize else x
-
-    mu, _ = model.encode_all(as_trained_on(x) for x in batches(images, EVAL_BATCH))
+    mu, _ = model.encode_all(draw_pixels(x, binarize, generator) for x in batches(images, EVAL_BATCH))
     return mu
 
 
 def latent_numbers(model, x, mu):
-    """What the latents mu (N, latent_dim) of images x (N, 1, 28, 28) are worth without sampling z."""
+    """BCE at z = mu (N, latent_dim) of images x (N, 1, 28, 28), and how many latents are active."""
     pairs = zip(mu.to(x.device).split(EVAL_BATCH), x.split(EVAL_BATCH), strict=True)
     bce = torch.cat([recon_loss(model.decode_logits(z), part) for z, part in pairs])
     return {

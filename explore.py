@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import to_float
+from data import draw_pixels, to_float
 from folders import load_split
 from mixture import TEMPERATURE
 from model import EVAL_BATCH, LOGVAR_RANGE, RECON
@@ -97,7 +97,7 @@ def choose_digits(images, binarize, generator):
         raise UserError("a map needs at least 2 test images, and there is only one: check --data-dir")
     indices = torch.randperm(len(images), generator=generator)[:DIGITS]
     x = to_float(images[indices])
-    return indices, torch.bernoulli(x, generator=generator) if binarize else x
+    return indices, draw_pixels(x, binarize, generator)
 
 
 def about(model, run, path, digits, source):

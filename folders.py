@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from data import DataError, Split, hold_out, load_dataset
+from data import hold_out, load_dataset
+from mnist import DataError, Split
 from support.cli import listed, warn
 from support.images import looks_light, read_images
 

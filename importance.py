@@ -32,18 +32,23 @@ class ImportanceWeighted(nn.Module):
 def iw_loss(logits, x, mu, logvar, z):
     """``(loss, bce, kld)`` of ImportanceWeighted's output: float32 scalars in nats per image.
 
-    loss: -log 1/K sum_k p(x, z_k) / q(z_k|x), averaged over the batch; bce and kld: the terms
-    of the negative ELBO of the same z, which the loss is never above on average.
+    loss: -log 1/K sum_k p(x, z_k) / q(z_k|x), averaged over the batch; bce, averaged over the
+    same z, and kld, in closed form, are the terms of the negative ELBO: on average loss <= bce + kld.
     """
     bce = recon_loss(logits, x)  # (K, B)
-    # q's own parameters are held fixed in its density, so that they act through z alone
-    mu_q, logvar_q = mu.detach(), logvar.detach()
-    log_q = -0.5 * ((z - mu_q).square() / logvar_q.exp() + logvar_q).sum(2)
-    log_p = -0.5 * z.square().sum(2)  # the two Gaussians' constants cancel
-    log_w = log_p - log_q - bce  # (K, B)
+    # q's parameters are held fixed in its density, so that they act through z alone
+    log_w = log_weights(bce, mu.detach(), logvar.detach(), z)
     if z.requires_grad:
+        # The bound's own gradient weighs that of sample k by its normalised weight w_k; the doubly
+        # reparameterised one by w_k^2. Only the encoder is reached through z: the decoder keeps w_k.
         weights = log_w.detach().softmax(0)
-        # by the bound, z's gradient has each sample's weight once; doubly reparameterised, twice
         z.register_hook(lambda grad: grad * weights.unsqueeze(2))
     loss = math.log(len(z)) - log_w.logsumexp(0)
-    return loss.mean(), bce.mean(), kl_divergence(mu, logvar).mean()
+    return loss.mean(), bce.mean(), kl_divergence(mu, logvar).sum(1).mean()
+
+
+def log_weights(bce, mu, logvar, z):
+    """log p(x, z) / q(z|x) of samples z (K, B, latent_dim) with -log p(x|z) = bce (K, B): (K, B) nats."""
+    log_q = -0.5 * ((z - mu).square() / logvar.exp() + logvar).sum(2)
+    log_p = -0.5 * z.square().sum(2)  # the two Gaussians' constants cancel
+    return log_p - log_q - bce

@@ -6,7 +6,7 @@
     python interpolate.py --digits 3 8 --generated        # between digits that nobody wrote
 
 Linear interpolation cuts through the middle of the latent space, where a Gaussian in
-many dimensions has next to no mass; slerp keeps the length of z on the way.
+many dimensions has next to no mass; slerp goes around it, its length between those of the ends.
 Shoemake, "Animating rotation with quaternion curves", 1985; White, "Sampling Generative
 Networks", 2016 (arXiv:1609.04468).
 """
@@ -24,7 +24,7 @@ from support.errors import UserError, user_errors
 from support.files import check_outputs
 
 HOLD, STEP = 700, 60  # milliseconds the GIF rests at an end, and at every frame between
-GIF_FRAMES = 24  # between the ends, whatever the strip shows
+GIF_FRAMES = 24  # one way, ends included, whatever the strip shows
 
 
 def parse_args():

@@ -32,7 +32,7 @@ class ConvVAE(nn.Module):
 
     def __init__(self, latent_dim=16, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0, image_size=28):
         super().__init__()
-        if not 0 <= dropout <= 1:  # torch lets NaN pass
+        if not 0 <= dropout <= 1:  # nn.Dropout would take NaN, which a damaged checkpoint can hold
             raise ValueError(f"dropout is {dropout}, which is not between 0 and 1")
         if image_size < 4 or image_size % 4:
             raise ValueError(f"image_size is {image_size}, which is not a multiple of 4")
@@ -146,9 +146,10 @@ class ConvVAE(nn.Module):
 
 
 class ToOneMap(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d to a single map, which a CPU computes faster as what it is by definition.
+    """nn.ConvTranspose2d to a single map; on a CPU the same result in another, faster way.
 
-    A product with the kernels at every position, and a sum of the patches where they overlap.
+    There it is a matrix product, which gives a patch for every position, and a sum of the
+    patches where they overlap. For a kernel of 4, a stride of 2 and a padding of 1.
     """
 
     def forward(self, x):
@@ -162,7 +163,7 @@ class ToOneMap(nn.ConvTranspose2d):
         return F.fold(patches, size, self.kernel_size, padding=self.padding, stride=self.stride) + self.bias
 
 
-RECON = "BCE"  # what tables and curves call the first term
+RECON = "BCE"  # what tables call the reconstruction term
 
 
 def recon_loss(logits, x):
@@ -176,8 +177,8 @@ def recon_loss(logits, x):
 
 
 def kl_divergence(mu, logvar):
-    """KL(q(z|x) || N(0, I)) of every image in nats, in closed form: (B, latent_dim) twice -> (B,)."""
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
+    """KL(q(z|x) || N(0, I)) of every latent in nats, in closed form: (B, latent_dim) twice -> the same."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 
 def vae_loss(logits, x, mu, logvar, beta=1.0):
@@ -187,5 +188,5 @@ def vae_loss(logits, x, mu, logvar, beta=1.0):
     batch. At beta = 1 the loss is the negative ELBO; other values give the beta-VAE of
     Higgins et al. 2017.
     """
-    bce, kld = recon_loss(logits, x).mean(), kl_divergence(mu, logvar).mean()
+    bce, kld = recon_loss(logits, x).mean(), kl_divergence(mu, logvar).sum(1).mean()
     return bce + beta * kld, bce, kld

@@ -1,4 +1,4 @@
-"""Train a ConvVAE: minimise BCE + KL, and after every epoch save all that came of it.
+"""Train a ConvVAE: minimise the negative ELBO, BCE + KL, and after every epoch save all that came of it.
 
     python train.py                                  # 20 epochs on the best device found
     python train.py --epochs 100                     # as long as the model in the README
@@ -20,17 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import batches, to_float
+from data import batches, draw_pixels, to_float
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import EVAL_BATCH, vae_loss
+from settings import Settings
 from support import cli, distributed, pictures
-from support.checkpoint import (
-    Settings,
-    in_half,
-    restore_optimizer,
-    save_checkpoint,
-)
+from support.checkpoint import in_half, restore_optimizer, save_checkpoint
 from support.errors import UserError, user_errors
 from support.reports import check_finite, describe, metrics, report, save_reports, take_folder
 from support.runs import load_images, open_or_start
@@ -40,7 +36,11 @@ FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
 
 
 def parse_args():
-    """The flags. What makes a run this run, and was not typed, is None: --resume has to know."""
+    """The flags. A setting of the run that was not typed is None, so that --resume can tell.
+
+    For that argparse is given a namespace in which they are None already; the defaults named
+    here are for --help, and those of settings.py hold.
+    """
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     positive, not_negative = cli.number(float, above=0), cli.number(float, at_least=0)
@@ -62,9 +62,14 @@ def parse_args():
         type=count,
         default=Settings.importance_samples,
         metavar="K",
-        help="of z for each image: with more than 1, train on the importance-weighted bound, not the ELBO",
+        help="samples of z for each image; above 1, train on the importance-weighted bound, not the ELBO",
     )
-    add("--dropout", type=fraction, default=Settings.dropout, help="how much the encoder drops")
+    add(
+        "--dropout",
+        type=fraction,
+        default=Settings.dropout,
+        help="probability of dropping a feature map or hidden unit of the encoder",
+    )
     add(
         "--binarize",
         action="store_true",
@@ -73,7 +78,7 @@ def parse_args():
     add(
         "--validate",
         action="store_true",
-        help="to choose settings: hold out a sixth of the training images, test on these",
+        help="to choose settings: hold out a sixth of the training images, test on these instead",
     )
     cli.add_dataset(parser)
     cli.add_data_dir(parser)
@@ -85,7 +90,13 @@ def parse_args():
         help="torch.compile the network on a CUDA GPU; elsewhere it does not pay, and is left out",
     )
     cli.add_seed(parser)
-    add("--from", dest="from_", default="", metavar="CHECKPOINT", help="start from this trained model")
+    add(
+        "--from",
+        dest="from_",
+        type=cli.user_path,
+        metavar="CHECKPOINT",
+        help="start a new run from this trained model, on what it was trained on",
+    )
     add("--checkpoint", type=cli.user_path, default=cli.TRAINED, help="the file to train into")
     add("--out", type=cli.user_path, default=cli.OUT, help="folder of pictures and metrics")
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
@@ -112,7 +123,7 @@ def main():
         objective = ImportanceWeighted(model, samples) if samples > 1 else model
         network = distributed.in_step(objective, settings.batch_size)
         if args.compile:
-            network = cli.compiled(network, device)
+            network = cli.compiled(network, device, samples)
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run, args.checkpoint)
 
@@ -133,7 +144,8 @@ def main():
                 save_epoch(args.checkpoint, model, optimizer, run, test_images)
                 print(report(row, settings), flush=True)
         if distributed.is_first():
-            finish(args.checkpoint, model, run, train_images, train.labels, args.data_dir)
+            mixture = mixture_of_training_images(model, train_images, train.labels, settings)
+            finish(args.checkpoint, model, run, mixture, args.data_dir)
     distributed.leave()
 
 
@@ -154,15 +166,13 @@ def train_epoch(network, optimizer, images, epoch, settings):
     means = distributed.Means(3, images.device)
     with cli.progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
         for step, (indices, weight) in enumerate(distributed.shares(order, settings.batch_size)):
-            x = to_float(images[indices])  # (B, 1, 28, 28)
-            if settings.binarize:
-                x = torch.bernoulli(x)
+            x = draw_pixels(to_float(images[indices]), settings.binarize)  # (B, 1, 28, 28)
             lr = learning_rate((epoch - 1) * steps + step, settings.epochs * steps, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             loss, bce, kld = loss_of_batch(network, x, settings)
             optimizer.zero_grad(set_to_none=True)
-            (weight * loss).backward()  # the weight is 1 but for several processes
+            (weight * loss).backward()  # the weight is 1 where a single process trains
             optimizer.step()
             means.add((loss, bce, kld), len(x))
             bar.update()
@@ -188,10 +198,10 @@ def loss_on(network, images, settings):
     network.eval()
     distributed.take_buffers_of_first(network)
     means = distributed.Means(3, images.device)
-    for number, x in distributed.share_of(enumerate(batches(images, EVAL_BATCH))):
+    batch_size = max(1, EVAL_BATCH // settings.importance_samples)
+    for number, x in distributed.share_of(enumerate(batches(images, batch_size))):
         generator = torch.Generator(images.device).manual_seed(mix_seed(settings.seed, number))
-        if settings.binarize:
-            x = torch.bernoulli(x, generator=generator)
+        x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, settings, generator), len(x))
     return means.over_all()
 
@@ -227,7 +237,7 @@ def mix_seed(*numbers):
 
 
 def save_epoch(path, model, optimizer, run, test_images):
-    """Write the checkpoint, then the pictures and metrics: these can be made again from it."""
+    """Write the checkpoint, then the pictures and metrics, which can be made again from it."""
     run.optimizer = optimizer.state_dict()
     save_checkpoint(path, model, run)
     distributed.mark_saved()
@@ -235,33 +245,36 @@ def save_epoch(path, model, optimizer, run, test_images):
 
 
 @torch.no_grad()
-def finish(path, model, run, images, labels, data_dir):
-    """Keep what a finished run needs: its weights in half precision, the latent mixture, no optimiser."""
-    settings, out = run.settings, Path(run.out)
+def mixture_of_training_images(model, images, labels, settings):
+    """The latent mixture of the encoded images (N, 1, 28, 28), uint8, and their labels (N,)."""
+    model.eval()
     generator = torch.Generator(images.device).manual_seed(settings.seed)
     z = []
     for x in batches(images, EVAL_BATCH):
-        if settings.binarize:
-            x = torch.bernoulli(x, generator=generator)
-        z.append(model.eval().reparameterize(*model.encode(x), generator))
+        x = draw_pixels(x, settings.binarize, generator)
+        z.append(model.reparameterize(*model.encode(x), generator))
     try:
-        mixture = fit_mixture(torch.cat(z).cpu(), labels, settings.seed)
+        return fit_mixture(torch.cat(z).cpu(), labels, settings.seed)
     except (ValueError, torch.linalg.LinAlgError) as error:
         raise UserError(f"no mixture can be fitted to the encoder's z ({error}): try a lower --lr") from None
+
+
+def finish(path, model, run, mixture, data_dir):
+    """Write the film and the finished checkpoint: the weights in half precision, the mixture, no optimiser."""
+    settings, out = run.settings, Path(run.out)
     grids = [out / f"img_from_epoch{epoch}.png" for epoch in range(settings.epochs + 1)]
     grids = [grid for grid in grids if grid.exists()]
     if grids:
         pictures.save_film(out / "film.gif", grids)
     # Last of all: a run killed before this has not finished, and --resume does the above again.
     save_checkpoint(path, in_half(model), run.finished(mixture))
-    trained = None if path == cli.TRAINED else path
     print(
         f"wrote {path}\n"
         f"wrote {out}/: img_from_epoch0.png ... img_from_epoch{settings.epochs}.png, recon_from_epoch*.png, "
-        f"metrics.csv, loss_curves.png, film.gif\n{cli.next_step(trained, data_dir, 'generate', 'evaluate')}"
+        f"metrics.csv, loss_curves.png, film.gif\n{cli.next_step(path, data_dir, 'generate', 'evaluate')}"
     )
 
 
 if __name__ == "__main__":
-    with user_errors("--batch-size", "--latent-dim"):
+    with user_errors("--batch-size", "--latent-dim", "--importance-samples"):
         main()

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data import CLASS_NAMES
+from mnist import CLASS_NAMES
+from settings import Settings
 from support import distributed
-from support.checkpoint import Settings, load_checkpoint
+from support.checkpoint import load_checkpoint
 from support.errors import UserError
 from support.files import short
 
@@ -225,8 +226,10 @@ def resumed_precision(before, asked, device):
     return asked
 
 
-def compiled(network, device):
-    """The network as torch.compile makes it, on a CUDA GPU."""
+def compiled(network, device, importance_samples):
+    """The network as torch.compile makes it, on a CUDA GPU. Raises UserError."""
+    if importance_samples > 1:  # the hook on z in iw_loss would not reach into the compiled backward pass
+        raise UserError("--importance-samples cannot be compiled: leave --compile out")
     if device.type == "cuda":
         return torch.compile(network, dynamic=False)  # two shapes: the last batch is smaller
     if distributed.is_first():
@@ -252,6 +255,8 @@ def open_model(path, device, images=None):
         line += " (5,000-digit sample)"
     if settings.importance_samples > 1:
         line += f", {settings.importance_samples} importance samples"
+    if settings.from_:
+        line += f", started from {settings.from_}"
     if run.history:
         last = run.history[-1]
         line += f", {settings.test_split} -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"
@@ -311,7 +316,7 @@ def next_step(checkpoint, data_dir, *scripts):
     commands = []
     for script in scripts:
         command = f"python {script}.py"
-        if checkpoint:
+        if checkpoint not in (None, TRAINED):  # which the scripts take without being told
             command += f" --checkpoint {shlex.quote(str(checkpoint))}"
         if data_dir != DATA and script != "generate":  # which needs no data
             command += f" --data-dir {shlex.quote(str(data_dir))}"

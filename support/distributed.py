@@ -43,7 +43,7 @@ def join(device):
 
 
 def leave():
-    """End the work together."""
+    """Leave the group of processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -88,7 +88,7 @@ def first_on_its_machine():
 
 
 def in_step(model, batch_size):
-    """What to call in place of ``model`` so that all processes train the same one. Raises UserError."""
+    """The model wrapped so that all processes train the same one; alone, the model. Raises UserError."""
     world = get_world_size()
     if world == 1:
         return model
@@ -104,7 +104,7 @@ def in_step(model, batch_size):
 def shares(order, batch_size):
     """Yield this process's part of every batch of indices, and the weight of its gradient.
 
-    The processes' gradients are averaged, so each is weighed by how many images it had. A last
+    The processes' gradients are averaged, so each is weighted by its share of the batch. A last
     batch too small to give every process an image is left out.
     """
     rank, world = get_rank(), get_world_size()
@@ -115,7 +115,7 @@ def shares(order, batch_size):
 
 
 def share_of(items):
-    """This process's part of a sequence that all of them go through: every how-many-th item."""
+    """This process's part of a sequence that all of them have: each takes its turn."""
     return itertools.islice(items, get_rank(), None, get_world_size())
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from data import DataError
+from mnist import DataError
 
 
 class UserError(Exception):

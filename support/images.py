@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageOps
 
-from data import DataError
+from mnist import DataError
 from support.cli import progress, warn
 
 PHOTO = 1000  # pixels along each side of a photograph that are enough to find a digit in it

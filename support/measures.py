@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F
 
+from importance import log_weights
 from model import EVAL_BATCH, kl_divergence, recon_loss
 
 NEIGHBORS = 10
@@ -24,7 +25,7 @@ def elbo_terms(model, batches, draws=1, generator=None):
         mu, logvar = model.encode(x)
         samples = [model.reparameterize(mu, logvar, generator) for _ in range(draws)]
         bce.append(torch.stack([recon_loss(model.decode_logits(z), x) for z in samples]).mean(0))
-        kld.append(kl_divergence(mu, logvar))
+        kld.append(kl_divergence(mu, logvar).sum(1))
     return torch.cat(bce), torch.cat(kld)
 
 
@@ -42,12 +43,10 @@ def iw_log_likelihood(model, x, k, generator, precision="fp32"):
         n = min(IW_CHUNK, k - start)
         eps = torch.randn(n, *mu.shape, generator=generator, device=x.device)  # (n, B, latent_dim)
         z = mu + (0.5 * logvar).exp() * eps
-        # log p(z) - log q(z|x); the two Gaussians' constants cancel
-        log_ratio = 0.5 * (eps.square() - z.square() + logvar).sum(2)  # (n, B)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model.decode_logits(z.flatten(0, 1))  # (n * B, 1, 28, 28)
-        log_px = -recon_loss(logits.unflatten(0, (n, len(x))), x)  # (n, B)
-        total = torch.logaddexp(total, (log_px + log_ratio).logsumexp(0))
+        bce = recon_loss(logits.unflatten(0, (n, len(x))), x)  # (n, B)
+        total = torch.logaddexp(total, log_weights(bce, mu, logvar, z).logsumexp(0))
     return total - math.log(k)
 
 

@@ -8,8 +8,9 @@ import torch
 
 from folders import load_split
 from model import ConvVAE
+from settings import Settings
 from support import cli, distributed
-from support.checkpoint import Run, Settings, check_same_images, load_checkpoint, stops_can_be_resumed
+from support.checkpoint import Run, check_same_images, load_checkpoint, stops_can_be_resumed
 from support.errors import UserError
 from support.files import reserved
 from support.reports import check_folder
@@ -51,13 +52,14 @@ def new_run(args, device):
         )
     chosen = typed_settings(args) | {"precision": cli.pick_precision(args.precision or "auto", device)}
     if args.from_:
-        model, inherited = inherit(args.from_, chosen)
+        model, source, inherited = inherit(args.from_, chosen)
         settings = Settings(**(chosen | inherited))
     else:
+        source = ""
         settings = Settings(**chosen)
         torch.manual_seed(settings.seed)
         model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
-    return model, Run(settings, out=str(args.out or cli.OUT))
+    return model, Run(settings, source=source, out=str(args.out or cli.OUT))
 
 
 def typed_settings(args):
@@ -66,6 +68,8 @@ def typed_settings(args):
     typed = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.precision == "auto":  # which leaves it open
         del typed["precision"]
+    if args.from_:
+        typed["from_"] = str(args.from_)
     return typed
 
 
@@ -90,11 +94,11 @@ def open_run(args, device):
 
 
 def inherit(path, typed):
-    """A trained model to start from, and the settings that come with it, {name: value}. Raises UserError."""
+    """A trained model to start from, its data's source, and its settings that are kept. Raises UserError."""
     model, run = load_checkpoint(path)
     inherited = {name: getattr(run.settings, name) for name in INHERITED}
     refuse_others({name: typed[name] for name in INHERITED if name in typed}, inherited, path)
-    return model, inherited
+    return model, run.source, inherited
 
 
 def refuse_others(typed, settings, path):

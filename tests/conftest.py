@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import survive
 
-import data
+import mnist
 from support.checkpoint import load_checkpoint
 from support.errors import user_errors
 
@@ -129,7 +129,7 @@ def call(monkeypatch, capsys):
 
     def call(script, *args):
         module, code = importlib.import_module(script), 0
-        data._warn_of_sample.cache_clear()  # a process of its own would not have warned yet
+        mnist._warn_of_sample.cache_clear()  # a process of its own would not have warned yet
         monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
         capsys.readouterr()
         try:

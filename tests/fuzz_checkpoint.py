@@ -101,7 +101,8 @@ def real_checkpoint():
     """A small checkpoint as train.py writes it, optimiser and mixture included."""
     from mixture import fit_mixture
     from model import ConvVAE, vae_loss
-    from support.checkpoint import Run, Settings, save_checkpoint
+    from settings import Settings
+    from support.checkpoint import Run, save_checkpoint
 
     torch.manual_seed(0)
     model = ConvVAE(latent_dim=4, channels=(2, 3, 4), hidden_dim=16)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmark import our_way
-from data import Split
+from mnist import Split
 from model import ConvVAE
-from support.checkpoint import Settings
+from settings import Settings
 from support.timing import step_flops
 from support.usual import usual_layers, usual_way
 from train import make_optimizer, mix_seed, train_epoch

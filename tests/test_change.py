@@ -56,7 +56,7 @@ def test_there_are_four_diffs_and_a_flag():
 
 
 def test_another_data_set_is_trained_on_by_its_name(copy, write_data, tmp_path):
-    (change,) = [change for change in CHANGES if change[0] == "data.py"]
+    (change,) = [change for change in CHANGES if change[0] == "mnist.py"]
     project = copy(*change)
     name, folder = re.search(r'\+ +"([\w-]+)": \("(\w+)"', change[1]).groups()
     out = train(project, write_data(tmp_path / "data", folder), tmp_path, "--dataset", name)

@@ -14,7 +14,8 @@ from fuzz_checkpoint import Call
 from torch import nn
 
 from model import ConvVAE, vae_loss
-from support.checkpoint import Run, Settings, load_checkpoint, save_checkpoint
+from settings import Settings
+from support.checkpoint import Run, load_checkpoint, save_checkpoint
 from support.errors import CheckpointError
 
 

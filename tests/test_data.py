@@ -11,7 +11,8 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from data import CLASS_NAMES, DATASETS, DataError, batches, checksum, load_dataset, to_float
+from data import batches, checksum, load_dataset, to_float
+from mnist import CLASS_NAMES, DATASETS, DataError
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

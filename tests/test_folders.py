@@ -12,11 +12,12 @@ from PIL import Image
 
 import folders
 import train
-from data import CLASS_NAMES, DataError
 from folders import load_folder, load_split
+from mnist import CLASS_NAMES, DataError
 from model import ConvVAE
+from settings import Settings
 from support import cli
-from support.checkpoint import Run, Settings, load_checkpoint, save_checkpoint
+from support.checkpoint import Run, load_checkpoint, save_checkpoint
 from support.errors import CheckpointError, UserError
 from support.images import looks_light, prepare, read_image
 from support.pictures import palette

@@ -16,8 +16,9 @@ from conftest import ROOT
 
 import train
 from model import ConvVAE
+from settings import Settings
 from support import distributed
-from support.checkpoint import Run, Settings, load_checkpoint, save_checkpoint
+from support.checkpoint import Run, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

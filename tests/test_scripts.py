@@ -15,10 +15,12 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 import evaluate
 import train
 import tsne
-from data import CLASS_NAMES, load_dataset
+from data import load_dataset
 from mixture import sample_mixture
+from mnist import CLASS_NAMES
+from settings import Settings
 from support import pictures
-from support.checkpoint import Settings, load_checkpoint
+from support.checkpoint import load_checkpoint
 from support.cli import pick_precision
 from support.judge import load_judge
 

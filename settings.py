@@ -1,0 +1,48 @@
+"""What makes a training this one: its settings, with their defaults.
+
+They are train.py's flags, are saved in the checkpoint, and --resume takes them from there. A new
+one needs a line here and a flag in train.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist import CLASS_NAMES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run."""
+
+    epochs: int = 20  # passes over the training images
+    batch_size: int = 128  # images per step, of all processes together
+    lr: float = 3e-3  # the learning rate's peak
+    weight_decay: float = 0.1  # AdamW's, of the fully connected weights
+    latent_dim: int = 16
+    beta: float = 1.0  # weight of the KL
+    importance_samples: int = 1  # more: the importance-weighted bound, not the ELBO
+    dropout: float = 0.0  # in the encoder
+    binarize: bool = False  # black or white pixels, drawn from the gray levels
+    validate: bool = False  # train without the validation split, and test on it
+    dataset: str = "mnist"  # a name that data.py knows, or a folder of images
+    image_size: int = 28  # pixels along each side
+    invert: bool = False  # a folder's images are dark ink on light paper
+    skip_bad: bool = False  # leave out a folder's files that cannot be read
+    precision: str = "fp32"  # or "bf16"
+    seed: int = 0
+    from_: str = ""  # the checkpoint of the model it started from, if it did
+
+    @property
+    def test_split(self):
+        """The split that the run is tested on."""
+        return "validation" if self.validate else "test"
+
+    @property
+    def of_folder(self):
+        """Whether the run trains on a folder of images."""
+        return self.dataset not in CLASS_NAMES
+
+    @property
+    def dataset_name(self):
+        """What to call the data set: without the way to its folder."""
+        return Path(self.dataset).name if self.of_folder else self.dataset
