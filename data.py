@@ -41,7 +41,7 @@ def to_float(images):
 
 
 def draw_pixels(x, binarize, generator=None):
-    """Images x in [0, 1] as a model sees them: as they are, or black and white, drawn from the gray levels."""
+    """Images x in [0, 1] as a model sees them: as they are, or black and white, drawn from their grays."""
     return torch.bernoulli(x, generator=generator) if binarize else x
 
 

@@ -260,7 +260,7 @@ def mixture_of_training_images(model, images, labels, settings):
 
 
 def finish(path, model, run, mixture, data_dir):
-    """Write the film and the finished checkpoint: the weights in half precision, the mixture, no optimiser."""
+    """Write the film and the finished checkpoint: weights in half precision, the mixture, no optimiser."""
     settings, out = run.settings, Path(run.out)
     grids = [out / f"img_from_epoch{epoch}.png" for epoch in range(settings.epochs + 1)]
     grids = [grid for grid in grids if grid.exists()]
