@@ -131,7 +131,7 @@ def draw_classes(args, model, run, path):
         nrow = each if each > 1 else len(digits)
     labels = torch.tensor(digits).repeat_interleave(each)
     generator = torch.Generator().manual_seed(args.seed)
-    mixture = cli.mixture_of(run, path, digits)
+    mixture = cli.mixture_of(run, path)
     images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
     names = " ".join(run.classes[digit] for digit in digits)
     count = f"{each} of {names}" if len(digits) == 1 else f"{each} of each of {names}"

@@ -83,7 +83,7 @@ def main():
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
     numbers = end_classes(args.digits, run.classes)
     if args.generated:
-        za, zb = generated_ends(args, cli.mixture_of(run, path, numbers), numbers)
+        za, zb = generated_ends(args, cli.mixture_of(run, path), numbers)
         a, b = (f"a generated {run.classes[n] if run.classes else 'image'}" for n in numbers)
         print(f"{a} to {b}, {args.method}")
         originals = None

@@ -264,19 +264,13 @@ def open_model(path, device, images=None):
     return model, run, path
 
 
-def mixture_of(run, path, classes=()):
-    """The latent mixture of a run from the checkpoint at ``path``.
-
-    Raises UserError if it has none, or none of these class numbers.
-    """
+def mixture_of(run, path):
+    """The latent mixture of a run from the checkpoint at ``path``. Raises UserError if it has none."""
     if run.mixture is None:
         raise UserError(
-            f"{path} has no latent mixture: finish its training, or add one, with "
+            f"{path} has no latent mixture: finish its training with "
             f"python train.py --resume --checkpoint {path}"
         )
-    known = len(run.mixture["share"])
-    if max(classes, default=0) >= known:
-        raise UserError(f"{path} has {known} classes and no class {max(classes)}: 0 to {known - 1} are there")
     return run.mixture
 
 

@@ -52,14 +52,13 @@ def new_run(args, device):
         )
     chosen = typed_settings(args) | {"precision": cli.pick_precision(args.precision or "auto", device)}
     if args.from_:
-        model, source, inherited = inherit(args.from_, chosen)
-        settings = Settings(**(chosen | inherited))
+        model, settings, source, classes = inherit(args.from_, chosen)
     else:
-        source = ""
+        source, classes = "", []  # the data will tell
         settings = Settings(**chosen)
         torch.manual_seed(settings.seed)
         model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
-    return model, Run(settings, source=source, out=str(args.out or cli.OUT))
+    return model, Run(settings, source, classes, out=str(args.out or cli.OUT))
 
 
 def typed_settings(args):
@@ -93,12 +92,15 @@ def open_run(args, device):
     return model, run
 
 
-def inherit(path, typed):
-    """A trained model to start from, its data's source, and its settings that are kept. Raises UserError."""
+def inherit(path, chosen):
+    """A trained model to start from, with what comes with it: ``(model, settings, source, classes)``.
+
+    The settings are the chosen ones and those of INHERITED. Raises UserError if they disagree.
+    """
     model, run = load_checkpoint(path)
     inherited = {name: getattr(run.settings, name) for name in INHERITED}
-    refuse_others({name: typed[name] for name in INHERITED if name in typed}, inherited, path)
-    return model, run.source, inherited
+    refuse_others({name: chosen[name] for name in INHERITED if name in chosen}, inherited, path)
+    return model, Settings(**(chosen | inherited)), run.source, run.classes
 
 
 def refuse_others(typed, settings, path):

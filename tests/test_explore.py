@@ -55,7 +55,7 @@ class Deeper(nn.Module):
 
     def __init__(self, side=32):
         super().__init__()
-        self.side = side // 4
+        self.side, inner = side, side // 4
 
         def block(maps):
             return Residual(
@@ -76,13 +76,13 @@ class Deeper(nn.Module):
             nn.Sequential(nn.Conv2d(5, 6, 1), block(6)),
         )
         self.encoder_fc = nn.Sequential(
-            nn.Linear(self.side**2 * 6, 20),
+            nn.Linear(inner**2 * 6, 20),
             nn.BatchNorm1d(20),
             Residual(nn.LeakyReLU(0.1), nn.Linear(20, 20)),
             nn.Dropout(0.5),
         )
         self.mu_head, self.logvar_head = nn.Linear(20, 3), nn.Linear(20, 3)
-        self.decoder_fc = nn.Sequential(nn.Linear(3, self.side**2 * 7), nn.LeakyReLU(0.2))
+        self.decoder_fc = nn.Sequential(nn.Linear(3, inner**2 * 7), nn.LeakyReLU(0.2))
         self.decoder = nn.Sequential(
             block(7),
             nn.ConvTranspose2d(7, 5, 4, stride=2, padding=1),
@@ -94,7 +94,7 @@ class Deeper(nn.Module):
         self.config = {"latent_dim": 3}
 
     def decode_logits(self, z):
-        h = self.decoder_fc(z).view(len(z), self.side, self.side, -1)
+        h = self.decoder_fc(z).view(len(z), self.side // 4, self.side // 4, -1)
         return self.decoder(h.permute(0, 3, 1, 2))
 
 
@@ -221,7 +221,7 @@ def save_untrained(path, images, labels, latent_dim, mixture=True, **settings):
     unsettled(model, images)
     with torch.no_grad():
         mu, _ = model.encode(images)
-    run = Run(Settings(latent_dim=latent_dim, **settings), source="full")
+    run = Run(Settings(latent_dim=latent_dim, **settings), source="full", classes=list("0123456789"))
     if mixture:
         # some classes are ten times as frequent as others
         run.mixture = fit_mixture(mu, labels) | {"share": torch.linspace(0.1, 1, 10) / 5.5}
@@ -302,8 +302,8 @@ def test_deeper_network_runs_in_the_page(call, opened, monkeypatch, data_dir, im
     """Residual blocks, several transposed maps, strides: only the list of layers is another."""
     torch.manual_seed(0)
     model = unsettled(Deeper(side=28), images).requires_grad_(False)
-    run = Run(Settings(latent_dim=3))
-    monkeypatch.setattr(explore.cli, "open_model", lambda path, device: (model, run, SHIPPED))
+    run = Run(Settings(latent_dim=3), classes=list("0123456789"))
+    monkeypatch.setattr(explore.cli, "open_model", lambda path, device, images: (model, run, SHIPPED))
     assert call("explore", "--data-dir", data_dir, "--out", "deeper.html").code == 0
     page = opened(own_folder / "deeper.html")
     z = 3 * torch.randn(20, 3)
@@ -550,8 +550,9 @@ def test_the_map(written, shipped, images):
     move(*place)
     shipped.mouse.click(box["x"] + place[0], box["y"] + place[1])
     i = shipped.evaluate("map.nearest(map.places[17])[0]")
+    z = present(shipped)  # and with it the picture
     x = torch.from_numpy(pixels(shipped, "#original")[..., 0] / 255).float()
-    torch.testing.assert_close(present(shipped), model.encode(x[None, None])[0][0], atol=0.01, rtol=0)
+    torch.testing.assert_close(z, model.encode(x[None, None])[0][0], atol=0.01, rtol=0)
     index = shipped.evaluate("i => page.digits.indices[i]", i)
     assert f"test image {index}," in shipped.inner_text("#caption")
     assert np.abs(images[index, 0].numpy() - x.numpy()).max() < 1e-3

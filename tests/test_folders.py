@@ -439,7 +439,7 @@ def interrupted(call, write_folder, tmp_path, monkeypatch):
     """The checkpoint of a run on the folder ``own`` that was stopped after its first of two epochs."""
     write_folder(tmp_path / "own", ["cats", "dogs"])
 
-    def stop(row):
+    def stop(row, settings):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
