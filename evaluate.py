@@ -96,7 +96,8 @@ def main():
     }
     numbers |= elbo_numbers(model, x, args.draws, generator)
     mu, _ = model.encode_all(x.split(EVAL_BATCH))
-    train_mu = encode_training_images(model, train_images, settings.binarize, generator)
+    seen = (draw_pixels(part, settings.binarize, generator) for part in batches(train_images, EVAL_BATCH))
+    train_mu, _ = model.encode_all(seen)
     numbers |= latent_numbers(model, x, mu)
     if run.classes:
         numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
@@ -142,12 +143,6 @@ def elbo_numbers(model, x, draws, generator):
         "kld": kld.mean().item(),
         "bce_floor": entropy(x).item(),
     }
-
-
-def encode_training_images(model, images, binarize, generator):
-    """mu (N, latent_dim) of uint8 images (N, 1, 28, 28), as the model saw them in its training."""
-    mu, _ = model.encode_all(draw_pixels(x, binarize, generator) for x in batches(images, EVAL_BATCH))
-    return mu
 
 
 def latent_numbers(model, x, mu):
@@ -203,12 +198,14 @@ def table(numbers):
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
     n["draws"] = "once" if n["draws"] == 1 else f"{n['draws']} times"
     n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
+    floor = "  no lower than {bce_floor:.2f}, the entropy of the pixels"
+    n["floor"] = floor.format(**n) if RECON == "BCE" else ""
     knn = "\n  10-NN accuracy of mu      {:8.2%}  neighbours among the training images"
     n["knn"] = knn.format(n["knn_accuracy"]) if "knn_accuracy" in n else ""
     return """\
 {images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws}, seed {seed}; nats per image
   {elbo:26}{negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
-    = {recon:22}{bce:8.2f}  no lower than {bce_floor:.2f}, the entropy of the pixels
+    = {recon:22}{bce:8.2f}{floor}
     + KL                    {kld:8.2f}
   reconstruction at z = mu  {bce_at_mu:8.2f}  {recon} alone; not an ELBO
   active latent units       {active_units:5d} of {latent_dim}{knn}""".format(**n)

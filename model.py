@@ -25,8 +25,8 @@ class ConvVAE(nn.Module):
     The arguments are all it takes to rebuild a model; ``config`` is that dict.
 
     latent_dim: size of z; channels: feature maps after the three convolutions;
-    hidden_dim: width of the wide fully connected layers; dropout: how much of the feature maps
-    and of the hidden units training drops in the encoder; image_size: side of the images, 28 in all
+    hidden_dim: width of the wide fully connected layers; dropout: probability, in training, of
+    dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28 in the
     comments here. Raises ValueError if dropout is not from 0 to 1, or image_size not a multiple of 4.
     """
 
@@ -43,8 +43,7 @@ class ConvVAE(nn.Module):
             "dropout": dropout,
             "image_size": image_size,
         }
-        self.side = image_size
-        c1, c2, c3 = channels
+        self.side, (c1, c2, c3) = image_size, channels
         # LeakyReLU is increasing, so it commutes with max-pooling: activating after the
         # pool is the same function for a quarter of the work.
         self.encoder = nn.Sequential(

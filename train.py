@@ -42,6 +42,30 @@ def parse_args():
     here are for --help, and those of settings.py hold.
     """
     parser = cli.Parser(__doc__)
+    add_settings(parser)
+    add = parser.add_argument
+    cli.add_data_dir(parser)
+    cli.add_device(parser)
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network on a CUDA GPU; elsewhere it does not pay, and is left out",
+    )
+    add("--checkpoint", type=cli.user_path, default=cli.TRAINED, help="the file to train into")
+    add("--out", type=cli.user_path, default=cli.OUT, help="folder of pictures and metrics")
+    add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
+    add("--overwrite", action="store_true", help="start anew over an earlier run's files")
+    names = [field.name for field in dataclasses.fields(Settings)]
+    args = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys([*names, "out"])))
+    if args.resume and args.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    if args.importance_samples and args.importance_samples > 1 and args.beta not in (None, 1.0):
+        parser.error("--beta weighs the ELBO's KL, and --importance-samples trains on another bound")
+    return args
+
+
+def add_settings(parser):
+    """A flag for every setting of a run."""
     add = parser.add_argument
     positive, not_negative = cli.number(float, above=0), cli.number(float, at_least=0)
     fraction = cli.number(float, at_least=0, below=1)
@@ -81,14 +105,7 @@ def parse_args():
         help="to choose settings: hold out a sixth of the training images, test on these instead",
     )
     cli.add_dataset(parser)
-    cli.add_data_dir(parser)
-    cli.add_device(parser)
     cli.add_precision(parser)
-    add(
-        "--compile",
-        action="store_true",
-        help="torch.compile the network on a CUDA GPU; elsewhere it does not pay, and is left out",
-    )
     cli.add_seed(parser)
     add(
         "--from",
@@ -97,17 +114,6 @@ def parse_args():
         metavar="CHECKPOINT",
         help="start a new run from this trained model, on what it was trained on",
     )
-    add("--checkpoint", type=cli.user_path, default=cli.TRAINED, help="the file to train into")
-    add("--out", type=cli.user_path, default=cli.OUT, help="folder of pictures and metrics")
-    add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
-    add("--overwrite", action="store_true", help="start anew over an earlier run's files")
-    names = [field.name for field in dataclasses.fields(Settings)]
-    args = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys([*names, "out"])))
-    if args.resume and args.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
-    if args.importance_samples and args.importance_samples > 1 and args.beta not in (None, 1.0):
-        parser.error("--beta weighs the ELBO's KL, and --importance-samples trains on another bound")
-    return args
 
 
 def main():

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -19,6 +20,7 @@ CHECKPOINTS = sorted((ROOT / "checkpoints").glob("pretrained*.pt"))
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_parses(command, monkeypatch):
+    os.mkdir("FOLDER")  # of images, which stands in some of them
     script, *flags = shlex.split(command.split(" #")[0])
     monkeypatch.setattr(sys, "argv", [script, *flags])
     module = importlib.import_module(script.removesuffix(".py"))
