@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib
 import os
+import pickle
 import shutil
 import signal
 import struct
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import survive
 import torch
+from filelock import FileLock
 
 import mnist
 from support.checkpoint import load_checkpoint
@@ -212,8 +214,24 @@ def trained(run, data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stopped(start, run, data_dir, tmp_path_factory):
-    """One run twice: ``whole`` in one go, ``pieces`` stopped by three signals on the way and resumed."""
-    whole, pieces = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("pieces")
+    """One run twice: ``whole`` in one go, ``pieces`` stopped by three signals on the way and resumed.
+
+    It takes half a minute, so pytest-xdist's workers share what the first of them makes.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    made = folder / "stopped.pickle"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            made.write_bytes(pickle.dumps(stop_and_resume(start, run, data_dir, folder / "stopped")))
+    return pickle.loads(made.read_bytes())
+
+
+def stop_and_resume(start, run, data_dir, folder):
+    whole, pieces = folder / "whole", folder / "pieces"
+    whole.mkdir(parents=True)
+    pieces.mkdir()
     options = (*survive.OPTIONS, "--data-dir", data_dir)
     assert run("train", *options, cwd=whole).code == 0
     stops = []
