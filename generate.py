@@ -102,7 +102,7 @@ def main():
     if args.save_images:
         pictures.save_images(args.save_images, images)
         print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
-    print(cli.next_step(args.checkpoint, cli.DATA, "interpolate"))
+    print(cli.next_step(args.checkpoint, cli.DATA, "explore", "interpolate"))
 
 
 # Each of these returns images (N, 1, 28, 28), the picture of them all, and in words what it shows.

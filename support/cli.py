@@ -41,16 +41,15 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def number(kind, at_least=None, above=None, below=None):
     """An argparse type: a number of ``kind`` (int or float) within these bounds, and never infinite."""
-    if below is None:
-        below = 2**31 if kind is int else math.inf
+    limit = below or (2**31 if kind is int else math.inf)
 
     def parse(text):
         value = kind(text)  # where this raises ValueError, argparse names the flag
-        low_enough = value < below  # False for NaN, like every comparison with it
-        high_enough = value >= at_least if above is None else value > above
-        if not (low_enough and high_enough):
-            lowest = f"at least {at_least}" if above is None else f"above {above}"
-            raise argparse.ArgumentTypeError(f"{text} is not {lowest} and below {below}")
+        if not (value >= at_least if above is None else value > above):  # "not", so that NaN is refused
+            bound = f"at least {at_least}" if above is None else f"above {above}"
+            raise argparse.ArgumentTypeError(f"{text} is not {bound}")
+        if value >= limit:
+            raise argparse.ArgumentTypeError(f"{text} is not below {limit}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"

@@ -437,7 +437,10 @@ def test_nrow_counts_for_digits_asked_for_as_well(trained, call, own_folder, cel
     assert result.code == 0
     assert cells(Image.open(own_folder / "outputs" / "generated.png"), scale=2).shape[:2] == (4, 2)
     # what comes next is about the same model
-    assert result.out.splitlines()[-1] == f"next: python interpolate.py --checkpoint {trained.checkpoint}"
+    assert result.out.splitlines()[-1].split("   ") == [
+        f"next: python explore.py --checkpoint {trained.checkpoint}",
+        f"python interpolate.py --checkpoint {trained.checkpoint}",
+    ]
 
 
 # Interpolating
