@@ -24,7 +24,7 @@ from folders import image_files, load_split
 from model import EVAL_BATCH, RECON
 from support import cli, pictures
 from support.errors import UserError, user_errors
-from support.files import write_file
+from support.files import check_outputs, write_file
 from support.images import looks_light, read_images
 from support.measures import elbo_terms, most_likely_class
 
@@ -84,8 +84,11 @@ def parse_args():
 def main():
     args = parse_args()
     device = cli.pick_device(args.device)
-    model, run, _ = cli.open_model(args.checkpoint, device, args.images)
-    chosen = read_split(args, run) if args.split else read_files(args, run)
+    model, run, path = cli.open_model(args.checkpoint, device, args.images)
+    picture, strangest = args.out.with_suffix(".png"), args.out.with_name(f"{args.out.stem}_strangest.png")
+    files = named_files(args.files)
+    check_outputs(args.out, args.npz, picture, strangest if args.split else None, spare=[path, *files])
+    chosen = read_split(args, run) if args.split else read_files(files, args, run)
     generator = torch.Generator(device).manual_seed(args.seed)
     x = draw_pixels(to_float(chosen.images.to(device)), run.settings.binarize, generator)  # (N, 1, 28, 28)
 
@@ -103,15 +106,13 @@ def main():
     if args.npz:
         write_file(args.npz, archive(chosen, numbers, taken_for))
         print(f"wrote {args.npz}")
-    picture = args.out.with_suffix(".png")
     pictures.save_png(picture, pictures.pairs(x[:SHOWN].cpu(), model.decode_all(mu[:SHOWN])))
     print(f"wrote {picture}: originals above their reconstructions")
     if args.split:
-        strangest = numbers["negative_elbo"].argsort(descending=True)[:SHOWN]
-        picture = args.out.with_name(f"{args.out.stem}_strangest.png")
-        pictures.save_png(picture, pictures.grid(x[strangest.to(device)], nrow=8))
-        print(f"wrote {picture}: the images with the highest -ELBO, in order")
-    print(cli.next_step(args.checkpoint, "generate"))
+        order = numbers["negative_elbo"].argsort(descending=True)[:SHOWN]
+        pictures.save_png(strangest, pictures.grid(x[order.to(device)], nrow=8))
+        print(f"wrote {strangest}: the images with the highest -ELBO, in order")
+    print(cli.next_step(args.checkpoint, cli.DATA, "generate"))
 
 
 def read_split(args, run):
@@ -124,10 +125,14 @@ def read_split(args, run):
     return Chosen(split.images, names, labels, f"{args.split} images of {run.settings.dataset_name}")
 
 
-def read_files(args, run):
-    """The images in the files and folders that were named, prepared as the model wants them."""
+def named_files(paths):
+    """The files among these paths and all images in the folders among them."""
+    return [file for path in paths for file in (image_files(path) if path.is_dir() else [str(path)])]
+
+
+def read_files(files, args, run):
+    """The images in these files, prepared as the model wants them."""
     settings = run.settings
-    files = [file for path in args.files for file in (image_files(path) if path.is_dir() else [str(path)])]
     if not files:
         raise UserError(f"there is no image under {args.files[0]}: name others")
     invert = settings.invert if args.invert is None else args.invert

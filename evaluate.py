@@ -70,7 +70,7 @@ def main():
     args = parse_args()
     device = cli.pick_device(args.device)
     model, run, path = cli.open_model(args.checkpoint, device, args.images)
-    check_outputs(args.json, spare=path)
+    check_outputs(args.json, spare=[path])
     settings = run.settings
     mixture = cli.mixture_of(run, path) if args.samples else None  # no reason to find out in an hour
     if args.samples and len(run.classes) < 2:
@@ -119,7 +119,9 @@ def main():
 def check_data(path, run, test):
     """Refuse, or warn of, images that give no test results: a single one, or some that were trained on."""
     if len(test.images) < 2:
-        raise UserError("one image has no spread to measure: pass a --data-dir with more of them")
+        raise UserError(
+            "one test image has no spread to measure: give it a --data-dir or --images with more of them"
+        )
     if run.settings.validate and test.source != run.source:
         raise UserError(
             f"{path} held out images of the {run.source} data set and found the {test.source} one: "

@@ -48,7 +48,7 @@ def parse_args():
 def main():
     args = parse_args()
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
-    check_outputs(args.out, spare=path)
+    check_outputs(args.out, spare=[path])
     generator = torch.Generator().manual_seed(args.seed)
     test = load_split(run, args.data_dir, "test")
     indices, x = choose_digits(test.images, run.settings.binarize, generator)
@@ -85,7 +85,7 @@ def main():
     content = fill(TEMPLATE.read_text(encoding="utf-8"), page, numbers, sprite(x))
     write_file(args.out, content)
     print(f"wrote {args.out}: {len(content) / 1e6:.1f} MB; open it in a browser")
-    print(cli.next_step(args.checkpoint, args.data_dir, "tsne", "interpolate"))
+    print(cli.next_step(args.checkpoint, args.data_dir, "tsne", "interpolate", images=args.images))
 
 
 def choose_digits(images, binarize, generator):
@@ -94,7 +94,7 @@ def choose_digits(images, binarize, generator):
     A model of black and white pixels is given some that are drawn once, as evaluate.py does.
     """
     if len(images) < 2:
-        raise UserError("a map needs at least 2 test images, and there is only one: check --data-dir")
+        raise UserError("a map needs at least 2 test images, and there is only one: give it more")
     indices = torch.randperm(len(images), generator=generator)[:DIGITS]
     x = to_float(images[indices])
     return indices, draw_pixels(x, binarize, generator)
@@ -112,7 +112,9 @@ def about(model, run, path, digits, source):
         "digits": f"{digits:,}{from_sample}",
         "recon": RECON,
         "split": settings.test_split,
-        "settings": {name.strip("_"): value for name, value in asdict(settings).items() if value != ""},
+        "settings": {
+            name: value for name, value in asdict(settings).items() if name not in ("dataset", "from_")
+        },
     }
     if run.history:
         last = run.history[-1]

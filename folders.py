@@ -90,6 +90,10 @@ def _choose(folder, split, validate):
         warn(f"left out {', '.join(sorted(ignored))} of {folder}, which has train for its classes")
     if test_root:
         tests, test_classes = _find(test_root, tell=False)
+        if classes and not test_classes:
+            raise DataError(
+                f"{test_root} has images of no class, unlike {root}: sort them into class folders"
+            )
         for name in set(test_classes) - set(classes):
             raise DataError(f"{test_root / name} is a class that {root} lacks: take it away, or add it there")
         tests = [(path, classes.index(test_classes[label]) if classes else 0) for path, label in tests]

@@ -69,6 +69,8 @@ def parse_args():
     cli.add_seed(parser)
     cli.add_device(parser)
     args = parser.parse_args()
+    if args.index and args.digits:
+        parser.error("--index names test images, so --digits does not go with it")
     if args.index and args.generated:
         parser.error("--index names test images, so --generated does not go with it")
     if args.index and args.rows > 1:
@@ -104,7 +106,7 @@ def main():
 
     ends = "originals at the far ends, " if originals else ""
     print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}")
-    print(cli.next_step(args.checkpoint, args.data_dir, "tsne"))
+    print(cli.next_step(args.checkpoint, args.data_dir, "tsne", images=args.images))
 
 
 def end_classes(digits, classes):

@@ -130,6 +130,8 @@ def _read_idx(path, item_shape):
 
 @functools.cache  # once a run, not once for each split
 def _warn_of_sample(data_dir, problem):
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one will do
+        return
     print(
         f"warning: no MNIST under {data_dir} and no download ({problem}); using the 5,000 packaged sample "
         "digits, 4,000 to train on and 1,000 to test. For all 70,000 run again with a network, "

@@ -81,7 +81,8 @@ def main():
     pictures.save_figure(args.out, scatter(points, labels, run.classes))
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
     print(
-        f"wrote {args.out}\nwrote {map_path}\n{cli.next_step(args.checkpoint, args.data_dir, 'interpolate')}"
+        f"wrote {args.out}\nwrote {map_path}\n"
+        + cli.next_step(args.checkpoint, args.data_dir, "interpolate", images=args.images)
     )
 
 

@@ -43,10 +43,17 @@ class Run:
     def finished(self, mixture):
         """What to keep of this run at its end: its mixture, and nothing that only going on needs.
 
-        Others may get the file, which need not tell them where on this machine a folder was.
+        Others may get the file, which need not tell them where on this machine its folder and the
+        model that it started from were.
         """
-        dataset = str(short(self.settings.dataset)) if self.settings.of_folder else self.settings.dataset
-        settings = replace(self.settings, dataset=dataset)
+        dataset, origin = self.settings.dataset, Path(self.settings.from_).name
+        if self.settings.of_folder and len(Path(dataset).parts) > 1:
+            seen_from_here = str(short(dataset))
+            if (
+                seen_from_here != "." and seen_from_here not in CLASS_NAMES
+            ):  # which would mean another data set
+                dataset = seen_from_here
+        settings = replace(self.settings, dataset=dataset, from_=origin)
         return replace(self, settings=settings, out=None, optimizer=None, mixture=mixture)
 
 
@@ -223,7 +230,8 @@ def check_same_images(run, split):
     elif run.checksum not in (None, content):
         differs = f"on {count:,} images and found others, or other labels"
     if differs:
-        raise UserError(f"this run trained {differs}: check --data-dir")
+        flag = "--dataset" if run.settings.of_folder else "--data-dir"
+        raise UserError(f"this run trained {differs}: check {flag}")
     run.source, run.classes, run.images, run.checksum = source, split.classes, count, content
 
 

@@ -83,9 +83,16 @@ def data_set(text):
     """An argparse type: the name of a data set, or a folder of images, whose full path it becomes."""
     if text in CLASS_NAMES:
         return text
-    path = Path(text).expanduser().resolve()
-    if not text or not path.is_dir():
+    if not user_path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text} is neither one of {', '.join(CLASS_NAMES)} nor a folder")
+    return image_folder(text)
+
+
+def image_folder(text):
+    """An argparse type: a folder of images, whose full path it becomes."""
+    path = user_path(text).resolve()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
     if not str(path).isprintable():  # which what is not UTF-8 is not, either
         raise argparse.ArgumentTypeError(f"{text!a} has a name that is not printable text: rename it")
     return str(path)
@@ -173,7 +180,7 @@ def add_data_dir(parser):
 def add_images(parser):
     parser.add_argument(
         "--images",
-        type=data_set,
+        type=image_folder,
         metavar="FOLDER",
         help="for a model of a folder of images: where they are now, if not where it was trained on them",
     )
@@ -246,7 +253,7 @@ def open_model(path, device, images=None):
     shown = short(path)
     settings = run.settings
     if images is not None:
-        if not settings.of_folder or images in CLASS_NAMES:
+        if not settings.of_folder:
             raise UserError(f"--images is for a model of a folder, and {shown} is of {settings.dataset_name}")
         run.settings = dataclasses.replace(settings, dataset=images)
     line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset_name}"
@@ -304,8 +311,8 @@ def progress(*args, **options):
     return tqdm(*args, leave=False, disable=None if distributed.is_first() else True, **options)
 
 
-def next_step(checkpoint, data_dir, *scripts):
-    """The last line of a script's output: what to try next, with the same --checkpoint and --data-dir."""
+def next_step(checkpoint, data_dir, *scripts, images=None):
+    """The last line of a script's output: what to try next, with the same model and the same images."""
     commands = []
     for script in scripts:
         command = f"python {script}.py"
@@ -313,5 +320,7 @@ def next_step(checkpoint, data_dir, *scripts):
             command += f" --checkpoint {shlex.quote(str(checkpoint))}"
         if data_dir != DATA and script != "generate":  # which needs no data
             command += f" --data-dir {shlex.quote(str(data_dir))}"
+        if images and script != "generate":
+            command += f" --images {shlex.quote(images)}"
         commands.append(command)
     return "next: " + "   ".join(commands)

@@ -85,14 +85,18 @@ def _replace(target, content):
             temporary.unlink(missing_ok=True)
 
 
-def check_outputs(*paths, spare=None):
+def check_outputs(*paths, spare=()):
     """Find out before the work, not after it, whether files can be written to ``paths``, None aside.
 
-    ``spare`` is a file that is read, and must not be one of them. Nothing is left behind. Raises UserError.
+    ``spare`` are files that are read, and must not be among them. Nothing is left behind. Raises UserError.
     """
-    for path in [Path(path) for path in paths if path]:
-        if spare and _target(path) == _target(spare):
+    paths = [Path(path) for path in paths if path]
+    spared = {_target(path) for path in spare}
+    for number, path in enumerate(paths):
+        if _target(path) in spared:
             raise UserError(f"{path} would be written over what is read from it: choose another place")
+        if path in paths[:number]:
+            raise UserError(f"{path} would be written twice: choose another place for one of the files")
         try:
             _try_to_write(path)
         except OSError as error:

@@ -28,7 +28,9 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False):
             image, shape = read_image(path, size, invert, center)
         except DataError as error:
             if not skip_bad:
-                raise DataError(f"{error}: mend it, or leave such files out with --skip-bad") from None
+                raise DataError(
+                    f"{error}: mend it, or leave such files out: --skip-bad of train.py and encode.py"
+                ) from None
             bad.append(error)
         else:
             images.append(image)

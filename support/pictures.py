@@ -164,6 +164,8 @@ def plain(name):
 
 def part_labels(axes, labels):
     """Move matplotlib texts up and down until none of them lies on another."""
+    if not labels:
+        return
     axes.figure.draw_without_rendering()  # only then does a text have a place in pixels
     boxes = [label.get_window_extent() for label in labels]
     centers = np.array([[(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2] for box in boxes])  # (N, 2)

@@ -99,6 +99,8 @@ def inherit(path, chosen):
     """
     model, run = load_checkpoint(path)
     inherited = {name: getattr(run.settings, name) for name in INHERITED}
+    if cli.are_folders(chosen.get("dataset", "mnist"), inherited["dataset"]):
+        inherited["dataset"] = chosen["dataset"]  # it may have moved: the classes are compared
     refuse_others({name: chosen[name] for name in INHERITED if name in chosen}, inherited, path)
     return model, Settings(**(chosen | inherited)), run.source, run.classes
 

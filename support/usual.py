@@ -51,7 +51,7 @@ def usual_layers(model):
     model.encoder = nn.Sequential(*layers)
     last = nn.ConvTranspose2d(model.decoder[-1].in_channels, 1, 4, stride=2, padding=1)
     last.load_state_dict(model.decoder[-1].state_dict())
-    model.decoder[-1] = last
+    model.decoder[-1] = last.to(next(model.parameters()).device)
     return model
 
 

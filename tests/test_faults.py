@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 
 import train
 from model import ConvVAE
@@ -589,3 +590,35 @@ def test_stop_after_the_last_epoch_can_be_resumed(call, data_dir, watch_saves):
     assert stopped.code == 143 and len(stopped.err) == 1 and "--resume" in stopped.err[0]
     assert call("train", "--resume", *options).code == 0
     assert load_checkpoint("new.pt")[1].optimizer is None
+
+
+def test_model_of_a_folder_that_is_called_like_a_data_set(call, own_folder, digits):
+    """Its finished checkpoint must not say that it is of that data set."""
+    for label in (0, 1):
+        for number in range(8):
+            path = own_folder / "mnist" / str(label) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.train[0][30 * label + number]).save(path)
+    files = ("--checkpoint", "own.pt", "--out", "own")
+    assert call("train", "--dataset", "./mnist", "--epochs", 1, *files).code == 0
+    result = call("generate", "--checkpoint", "own.pt", "--digit", "1")
+    assert result.code == 0, result.err
+    # and it can be fine-tuned, where the folder is named again
+    files = ("--checkpoint", "fine.pt", "--out", "fine")
+    result = call("train", "--from", "own.pt", "--dataset", "./mnist", "--epochs", 1, *files)
+    assert result.code == 0, result.err
+    assert load_checkpoint("fine.pt")[1].settings.from_ == "own.pt"
+
+
+def test_numbers_of_an_image_are_not_written_over_it(call, refusal, trained, own_folder, digits):
+    Image.fromarray(digits.test[0][0]).save("seven.png")
+    before = (own_folder / "seven.png").read_bytes()
+    for flags in (("--out", "seven.csv"), ("--npz", "seven.png"), ("--out", "a.csv", "--npz", "a.csv")):
+        line = refusal(call("encode", "--checkpoint", trained.checkpoint, "seven.png", *flags))
+        assert "written" in line
+    assert (own_folder / "seven.png").read_bytes() == before
+
+
+def test_digits_and_images_to_walk_between(refused):
+    line = refused("interpolate", "--digits", 4, 9, "--index", 1, 2)
+    assert "--index" in line and "--digits" in line

@@ -243,7 +243,7 @@ def refused(call, refusal, tmp_path):
 
 def test_name_that_is_neither_a_data_set_nor_a_folder(refused):
     assert "cifar is neither one of mnist, fashion-mnist, kmnist nor a folder" in refused("cifar")
-    assert "neither" in refused("")
+    assert "--dataset" in refused("")
 
 
 def test_empty_folder(refused, tmp_path):

@@ -27,6 +27,10 @@ def test_command_parses(command, monkeypatch):
     assert module.parse_args()
 
 
+def test_no_number_is_still_missing():
+    assert not re.search("@[A-Z]+@", README)
+
+
 def test_there_are_commands():
     assert len(COMMANDS) >= 8
 

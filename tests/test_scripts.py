@@ -575,6 +575,12 @@ def test_names_on_the_map_do_not_overlap():
     assert names[3].get_position() == pytest.approx((9, 9))
 
 
+def test_map_of_more_classes_than_have_room_for_a_name():
+    points = np.random.default_rng(0).normal(size=(80, 2))
+    figure = tsne.scatter(points, np.arange(80) % 40, [f"class {number}" for number in range(40)])
+    assert len(figure.axes[0].texts) == 0 and len(figure.axes[0].get_legend().get_texts()) == 40
+
+
 def test_curves_of_one_epoch_have_one_tick():
     row = {"epoch": 1, "train_loss": 3.0, "test_loss": 2.0}
     figure = pictures.loss_curves([row], "test")
