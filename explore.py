@@ -105,7 +105,7 @@ def about(model, run, path, digits, source):
     settings = run.settings
     from_sample = " of the packaged sample, all from MNIST's training set" if source == "sample" else ""
     facts = {
-        "checkpoint": f"{path.parent.name}/{path.name}",  # the folders above are nobody's business
+        "checkpoint": "/".join(path.parts[-2:]),  # the folders above are nobody's business
         "dataset": settings.dataset_name + (" (5,000-digit sample)" if run.source == "sample" else ""),
         "epochs": f"{len(run.history)} of {settings.epochs}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
