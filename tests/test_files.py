@@ -119,7 +119,7 @@ def test_input_is_no_output(own_folder):
     Path("file").touch()
     Path("link").symlink_to("file")
     with pytest.raises(UserError, match="link"):
-        check_outputs("link", spare="file")
+        check_outputs("link", spare=["file"])
 
 
 @pytest.mark.parametrize("folder", [True, False])
