@@ -27,6 +27,7 @@ from support import cli, pictures
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.layers import network_layers
+from support.measures import check_differs, embed
 
 TEMPLATE = Path(__file__).parent / "support" / "explore.html"
 DIGITS = 2000  # on the map: as many as t-SNE places in ten seconds or so
@@ -53,8 +54,7 @@ def main():
     test = load_split(run, args.data_dir, "test")
     indices, x = choose_digits(test.images, run.settings.binarize, generator)
     mu, logvar = model.encode_all(x.split(EVAL_BATCH))
-    if not mu.isfinite().all() or (mu == mu[0]).all():
-        raise UserError(f"{path} encodes every image as the same z, or none: train another model")
+    check_differs(mu, path)
     network = network_layers(model.cpu(), x[:2])
 
     print(f"t-SNE of {len(x):,} test images", flush=True)
@@ -76,7 +76,7 @@ def main():
             "indices": indices.tolist(),
             "labels": test.labels[indices].tolist(),
             "mu": numbers.pack(mu),
-            "tsne": numbers.pack(embed(mu, args.seed)),
+            "tsne": numbers.pack(embed(mu, min(PERPLEXITY, (len(mu) - 1) / 3), args.seed)),
             "columns": SPRITE_COLUMNS,
         },
         "plane": {"center": center.tolist(), "directions": directions.tolist()},
@@ -132,16 +132,6 @@ def leading_plane(mu):
         return torch.zeros(dimensions), torch.eye(dimensions)
     _, directions = torch.linalg.eigh(mu.T.cov())  # ascending variances
     return mu.mean(0), directions[:, -2:].flip(1).T
-
-
-def embed(mu, seed):
-    """t-SNE of mu (N, latent_dim): (N, 2)."""
-    from sklearn.manifold import TSNE  # here, not above: --help should not wait for it
-
-    perplexity = min(PERPLEXITY, (len(mu) - 1) / 3)
-    init = "pca" if min(mu.shape) > 1 else "random"
-    tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1)
-    return torch.from_numpy(tsne.fit_transform(mu.numpy()))
 
 
 def sprite(x):

@@ -19,7 +19,7 @@ from model import EVAL_BATCH
 from support import cli, pictures
 from support.errors import UserError, user_errors
 from support.files import check_outputs
-from support.measures import NEIGHBORS, neighbor_accuracy
+from support.measures import NEIGHBORS, check_differs, embed, neighbor_accuracy
 
 MAP_SIZE = 1600  # pixels, the side of the map of thumbnails
 
@@ -66,33 +66,20 @@ def main():
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:n]
     images, labels = images[chosen], labels[chosen]
     mu, _ = model.encode_all(batches(images, EVAL_BATCH))
-    if not mu.isfinite().all() or (mu == mu[0]).all():
-        raise UserError(f"{path} encodes every image as the same z, or none: train another model")
+    check_differs(mu, path)
 
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
-    points = embed(mu.numpy(), args.perplexity, args.seed)
+    points = embed(mu, args.perplexity, args.seed, verbose=1)
     if n > NEIGHBORS and run.classes:
-        in_latents, in_map = (
-            neighbor_accuracy(mu, labels),
-            neighbor_accuracy(torch.from_numpy(points), labels),
-        )
+        in_latents, in_map = neighbor_accuracy(mu, labels), neighbor_accuracy(points, labels)
         print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")
-    labels = labels.numpy()
+    points, labels = points.numpy(), labels.numpy()
     pictures.save_figure(args.out, scatter(points, labels, run.classes))
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
     print(
         f"wrote {args.out}\nwrote {map_path}\n"
         + cli.next_step(args.checkpoint, args.data_dir, "interpolate", images=args.images)
     )
-
-
-def embed(mu, perplexity, seed):
-    """t-SNE of mu (N, latent_dim): (N, 2)."""
-    from sklearn.manifold import TSNE  # here, not above: --help should not wait for it
-
-    init = "pca" if min(mu.shape) > 1 else "random"
-    tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1, verbose=1)
-    return tsne.fit_transform(mu)
 
 
 def scatter(points, labels, names):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from importance import log_weights
 from model import EVAL_BATCH, kl_divergence, recon_loss
+from support.errors import UserError
 
 NEIGHBORS = 10
 IW_CHUNK = 100  # samples of z for each image that are decoded at a time
@@ -88,3 +89,18 @@ def neighbor_accuracy(points, labels, queries=None, query_labels=None):
     votes = F.one_hot(labels[nearest], int(labels.max()) + 1).sum(1)  # (M, classes)
     right = votes.argmax(1) == (labels if queries is None else query_labels)
     return right.double().mean().item()
+
+
+def check_differs(mu, path):
+    """Refuse mu (N, latent_dim) of which there is no map. Raises UserError, which names the model's path."""
+    if not mu.isfinite().all() or (mu == mu[0]).all():
+        raise UserError(f"{path} encodes every image as the same z, or none: train another model")
+
+
+def embed(mu, perplexity, seed, verbose=0):
+    """t-SNE of mu (N, latent_dim), on the CPU: (N, 2)."""
+    from sklearn.manifold import TSNE  # here, not above: --help should not wait for it
+
+    init = "pca" if min(mu.shape) > 1 else "random"
+    tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1, verbose=verbose)
+    return torch.from_numpy(tsne.fit_transform(mu.numpy()))
