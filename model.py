@@ -24,13 +24,13 @@ class ConvVAE(nn.Module):
 
     The arguments are all it takes to rebuild a model; ``config`` is that dict.
 
-    latent_dim: size of z; channels: feature maps after the three convolutions;
-    hidden_dim: width of the wide fully connected layers; dropout: probability, in training, of
+    latent_dim: size of z; channels: feature maps at 28 x 28, 14 x 14 and 7 x 7;
+    hidden_dim: width of the fully connected layers; dropout: probability, in training, of
     dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28 in the
     comments here. Raises ValueError if dropout is not from 0 to 1, or image_size not a multiple of 4.
     """
 
-    def __init__(self, latent_dim=16, channels=(16, 32, 40), hidden_dim=1024, dropout=0.0, image_size=28):
+    def __init__(self, latent_dim=16, channels=(16, 32, 48), hidden_dim=512, dropout=0.0, image_size=28):
         super().__init__()
         if not 0 <= dropout <= 1:  # nn.Dropout would take NaN, which a damaged checkpoint can hold
             raise ValueError(f"dropout is {dropout}, which is not between 0 and 1")
@@ -44,48 +44,39 @@ class ConvVAE(nn.Module):
             "image_size": image_size,
         }
         self.side, (c1, c2, c3) = image_size, channels
+        features = (image_size // 4) ** 2 * c3
         # LeakyReLU is increasing, so it commutes with max-pooling: activating after the
         # pool is the same function for a quarter of the work.
         self.encoder = nn.Sequential(
             nn.Conv2d(1, c1, 3, padding=1),  # (B, 1, 28, 28) -> (B, c1, 28, 28)
             nn.MaxPool2d(2),  # -> (B, c1, 14, 14)
             nn.LeakyReLU(LEAK),
-            nn.BatchNorm2d(c1),
             nn.Conv2d(c1, c2, 3, padding=1),  # -> (B, c2, 14, 14)
+            ResidualBlock(c2),
             nn.MaxPool2d(2),  # -> (B, c2, 7, 7)
             nn.LeakyReLU(LEAK),
-            nn.BatchNorm2d(c2),
             nn.Conv2d(c2, c3, 3, padding=1),  # -> (B, c3, 7, 7)
+            ResidualBlock(c3),
             nn.LeakyReLU(LEAK),
-            nn.BatchNorm2d(c3),
             nn.Dropout2d(dropout),  # whole maps: one random draw per map, not one per pixel
         )
-        self.encoder_fc = nn.Sequential(
-            nn.Linear((image_size // 4) ** 2 * c3, hidden_dim),
-            nn.LeakyReLU(LEAK),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_dim, hidden_dim // 2),
-            nn.LeakyReLU(LEAK),
-            nn.Dropout(dropout),
-        )
-        self.mu_head = nn.Linear(hidden_dim // 2, latent_dim)
-        self.logvar_head = nn.Linear(hidden_dim // 2, latent_dim)
-        # As many numbers as leave the encoder's convolutions, at twice the resolution: that
-        # saves a transposed convolution from 7 x 7, which would be the slowest layer of all.
-        maps = max(1, c3 // 4)
+        self.encoder_fc = nn.Sequential(nn.Linear(features, hidden_dim), nn.LeakyReLU(LEAK), nn.Dropout(dropout))
+        self.mu_head = nn.Linear(hidden_dim, latent_dim)
+        self.logvar_head = nn.Linear(hidden_dim, latent_dim)
         self.decoder_fc = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
             nn.LeakyReLU(LEAK),
-            nn.Linear(hidden_dim, (image_size // 2) ** 2 * maps),
-            nn.LeakyReLU(LEAK),
+            nn.Linear(hidden_dim, features),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(maps, c2, 3, padding=1),  # (B, maps, 14, 14) -> (B, c2, 14, 14)
+            ResidualBlock(c3),  # (B, c3, 7, 7)
             nn.LeakyReLU(LEAK),
-            nn.Conv2d(c2, c2, 3, padding=1),
+            nn.ConvTranspose2d(c3, c2, 4, stride=2, padding=1),  # -> (B, c2, 14, 14)
+            ResidualBlock(c2),
             nn.LeakyReLU(LEAK),
             ToOneMap(c2, 1, 4, stride=2, padding=1),  # -> (B, 1, 28, 28)
         )
+        nn.init.constant_(self.decoder[-1].bias, -2.0)  # most pixels are black
 
     def encode(self, x):
         """x (B, 1, 28, 28) in [0, 1] -> mu, logvar of q(z|x), float32 (B, latent_dim) each.
@@ -96,7 +87,7 @@ class ConvVAE(nn.Module):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
         h = self.encoder(x.to(self.mu_head.weight.dtype))  # which is another in model.half()
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3): free in channels_last
-        h = self.encoder_fc(h)  # -> (B, hidden_dim // 2)
+        h = self.encoder_fc(h)  # -> (B, hidden_dim)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
 
     def reparameterize(self, mu, logvar, generator=None):
@@ -106,8 +97,8 @@ class ConvVAE(nn.Module):
 
     def decode_logits(self, z):
         """z (B, latent_dim) -> the Bernoulli logits of every pixel, (B, 1, 28, 28)."""
-        h = self.decoder_fc(z.to(self.mu_head.weight.dtype))  # -> (B, 14 * 14 * maps)
-        h = h.unflatten(1, (self.side // 2, self.side // 2, -1)).permute(0, 3, 1, 2)  # -> (B, maps, 14, 14)
+        h = self.decoder_fc(z.to(self.mu_head.weight.dtype))  # -> (B, 7 * 7 * c3)
+        h = h.unflatten(1, (self.side // 4, self.side // 4, -1)).permute(0, 3, 1, 2)  # -> (B, c3, 7, 7)
         return self.decoder(h)
 
     def decode(self, z):
@@ -142,6 +133,28 @@ class ConvVAE(nn.Module):
         ``generator`` is a CPU generator, so that a seed gives the same z on every device.
         """
         return self.decode_all(temperature * torch.randn(n, self.config["latent_dim"], generator=generator))
+
+
+class ResidualBlock(nn.Module):
+    """x + body(x), with two convolutions in the body (He et al. 2016, arXiv:1603.05027): (B, C, H, W) -> the same.
+
+    The last one starts at zero, so that an untrained block passes x on as it is.
+    """
+
+    def __init__(self, maps):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(maps),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(maps, maps, 3, padding=1),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(maps, maps, 3, padding=1),
+        )
+        nn.init.zeros_(self.body[-1].weight)
+        nn.init.zeros_(self.body[-1].bias)
+
+    def forward(self, x):
+        return x + self.body(x)
 
 
 class ToOneMap(nn.ConvTranspose2d):

@@ -16,7 +16,7 @@ class Settings:
 
     epochs: int = 20  # passes over the training images
     batch_size: int = 128  # images per step, of all processes together
-    lr: float = 3e-3  # the learning rate's peak
+    lr: float = 4e-3  # the learning rate's peak
     weight_decay: float = 0.1  # AdamW's, of the fully connected weights
     latent_dim: int = 16
     beta: float = 1.0  # weight of the KL

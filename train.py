@@ -206,7 +206,7 @@ def loss_on(network, images, settings):
     means = distributed.Means(3, images.device)
     batch_size = max(1, EVAL_BATCH // settings.importance_samples)
     for number, x in distributed.share_of(enumerate(batches(images, batch_size))):
-        generator = torch.Generator(images.device).manual_seed(mix_seed(settings.seed, number))
+        generator = torch.Generator(images.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, settings, generator), len(x))
     return means.over_all()

@@ -50,11 +50,11 @@ def test_batch_larger_than_the_data_set_counts_no_image_twice(call, data_dir, ow
 def test_flops_against_a_count_by_hand():
     """Two for every multiply-add; backward costs twice as much, but nobody needs the images' gradient."""
     z, (c1, c2, c3), hidden = 5, (2, 3, 4), 7
-    half, maps = hidden // 2, c3 // 4
-    encoder = 28**2 * 9 * c1 + 14**2 * 9 * c1 * c2 + 7**2 * 9 * c2 * c3  # outputs x kernel
-    encoder_fc = 49 * c3 * hidden + hidden * half + 2 * half * z
-    decoder_fc = z * hidden + hidden * 196 * maps
-    decoder = 14**2 * (9 * maps * c2 + 9 * c2 * c2 + 16 * c2)  # the transposed one: inputs x kernel
+    block_14, block_7 = 14**2 * 2 * 9 * c2 * c2, 7**2 * 2 * 9 * c3 * c3  # outputs x kernels
+    encoder = 28**2 * 9 * c1 + 14**2 * 9 * c1 * c2 + block_14 + 7**2 * 9 * c2 * c3 + block_7
+    encoder_fc = 49 * c3 * hidden + 2 * hidden * z
+    decoder_fc = z * hidden + hidden * 49 * c3
+    decoder = block_7 + 7**2 * 16 * c3 * c2 + block_14 + 14**2 * 16 * c2  # transposed: inputs x kernel
     forward = 2 * (encoder + encoder_fc + decoder_fc + decoder)
     expected = 3 * forward - 2 * 28**2 * 9 * c1
     model = ConvVAE(z, (c1, c2, c3), hidden)

@@ -73,7 +73,7 @@ def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
                        for text in (out, trained.stdout))  # fmt: skip
     assert len(changed) == len(before) == 2
     size = r"[\d,]+ parameters"
-    deeper, another_name = "Conv2d" in change[1], "RECON" in change[1]
+    deeper, another_name = "ResidualBlock" in change[1], "RECON" in change[1]
     assert (re.search(size, changed[0])[0] != re.search(size, before[0])[0]) == deeper
     assert ("BCE" not in changed[1]) == another_name
     row = [float(number) for number in re.findall(r"-?\d+\.\d+", changed[1].split("test")[0])]

@@ -182,7 +182,7 @@ def test_weights_of_wrong_shape_or_kind_are_refused(model, save_content):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(model, new_run, saved, value):
-    model.decoder[0].weight.data[1, 0, 2, 2] = value
+    model.encoder[0].weight.data[1, 0, 2, 2] = value
     save_checkpoint(saved, model, new_run())
     with pytest.raises(CheckpointError, match="has weights that are infinite or no numbers"):
         load_checkpoint(saved)
