@@ -60,13 +60,13 @@ class ConvVAE(nn.Module):
             nn.LeakyReLU(LEAK),
             nn.Dropout2d(dropout),  # whole maps: one random draw per map, not one per pixel
         )
-        self.encoder_fc = nn.Sequential(nn.Linear(features, hidden_dim), nn.LeakyReLU(LEAK), nn.Dropout(dropout))
+        self.encoder_fc = nn.Sequential(
+            nn.Linear(features, hidden_dim), nn.LeakyReLU(LEAK), nn.Dropout(dropout)
+        )
         self.mu_head = nn.Linear(hidden_dim, latent_dim)
         self.logvar_head = nn.Linear(hidden_dim, latent_dim)
         self.decoder_fc = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim),
-            nn.LeakyReLU(LEAK),
-            nn.Linear(hidden_dim, features),
+            nn.Linear(latent_dim, hidden_dim), nn.LeakyReLU(LEAK), nn.Linear(hidden_dim, features)
         )
         self.decoder = nn.Sequential(
             ResidualBlock(c3),  # (B, c3, 7, 7)
@@ -136,9 +136,9 @@ class ConvVAE(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + body(x), with two convolutions in the body (He et al. 2016, arXiv:1603.05027): (B, C, H, W) -> the same.
+    """x + body(x), maps (B, maps, H, W) to the same; an untrained block passes x on as it is.
 
-    The last one starts at zero, so that an untrained block passes x on as it is.
+    He et al., "Identity Mappings in Deep Residual Networks", 2016 (arXiv:1603.05027).
     """
 
     def __init__(self, maps):
@@ -150,8 +150,8 @@ class ResidualBlock(nn.Module):
             nn.LeakyReLU(LEAK),
             nn.Conv2d(maps, maps, 3, padding=1),
         )
-        nn.init.zeros_(self.body[-1].weight)
-        nn.init.zeros_(self.body[-1].bias)
+        for parameter in self.body[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x):
         return x + self.body(x)

@@ -190,7 +190,7 @@ class Block:
 def describe(layer):
     """A layer in PyTorch's words: Conv2d 3x3, LeakyReLU 0.1, …; a residual block as all of its own."""
     if isinstance(layer, ResidualBlock):
-        return f"input +{NBSP}({', '.join(map(describe, layer.body))})"
+        return f"input{NBSP}+{NBSP}({', '.join(map(describe, layer.body))})"
     kinds = (kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch."))
     words = [next(kinds).__name__]  # what our own layer is a kind of
     if hasattr(layer, "kernel_size"):
