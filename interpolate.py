@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from data import to_float
+from data import draw_pixels, to_float
 from folders import load_split
 from mixture import sample_mixture
 from model import EVAL_BATCH
@@ -129,7 +129,8 @@ def encoded_ends(args, model, run, numbers):
     names = [f" ({run.classes[label]})" if run.classes else "" for label in test.labels]
     for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
         print(f"test image {a}{names[a]} to test image {b}{names[b]}, {args.method}")
-    x = to_float(test.images[torch.cat([starts, ends])])
+    generator = torch.Generator().manual_seed(args.seed)
+    x = draw_pixels(to_float(test.images[torch.cat([starts, ends])]), run.settings.binarize, generator)
     mu, _ = model.encode_all(x.split(EVAL_BATCH))
     za, zb = mu.chunk(2)
     return za, zb, x.chunk(2)

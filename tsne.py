@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import batches
+from data import batches, draw_pixels
 from folders import load_split
 from model import EVAL_BATCH
 from support import cli, pictures
@@ -63,9 +63,11 @@ def main():
         raise UserError(
             f"--perplexity {args.perplexity:g} needs more than {n} images: lower it, or raise --n"
         )
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))[:n]
+    generator = torch.Generator().manual_seed(args.seed)
+    chosen = torch.randperm(len(images), generator=generator)[:n]
     images, labels = images[chosen], labels[chosen]
-    mu, _ = model.encode_all(batches(images, EVAL_BATCH))
+    seen = (draw_pixels(x, run.settings.binarize, generator) for x in batches(images, EVAL_BATCH))
+    mu, _ = model.encode_all(seen)
     check_differs(mu, path)
 
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)

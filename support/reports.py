@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import to_float
+from data import draw_pixels, to_float
 from model import RECON
 from support import distributed, pictures
 from support.checkpoint import is_finite
@@ -119,7 +119,8 @@ def save_reports(model, run, test_images):
     fixed = torch.Generator().manual_seed(run.settings.seed)  # the same z every epoch
     samples = model.sample(64, generator=fixed)
     pictures.save_png(out / f"img_from_epoch{epoch}.png", pictures.grid(samples, nrow=8))
-    x = to_float(test_images[:32])
+    generator = torch.Generator(test_images.device).manual_seed(run.settings.seed)
+    x = draw_pixels(to_float(test_images[:32]), run.settings.binarize, generator)
     recon = model.decode(model.encode(x)[0])
     pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.pairs(x, recon))
     if run.history:

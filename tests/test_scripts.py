@@ -247,6 +247,18 @@ def test_binarized_model_is_measured_on_black_and_white(call, data_dir, own_fold
     assert numbers["bce_floor"] == 0  # of pixels that are black or white
 
 
+def test_what_a_model_of_black_and_white_is_shown_is_black_and_white(call, data_dir, own_folder, cells):
+    options = ("--data-dir", data_dir, "--checkpoint", "b.pt")
+    assert call("train", "--epochs", 1, "--binarize", "--out", "b", *options).code == 0
+    assert call("interpolate", "--index", 3, 77, "--out", "walk.png", *options).code == 0
+    originals, drawn = cells(Image.open("b/recon_from_epoch1.png"), scale=2)[:2]
+    (ends,) = cells(Image.open("walk.png"), scale=3)
+    for seen in (originals, ends[[0, -1]]):
+        assert set(np.unique(seen)) == {0, 255}
+    for decoded in (drawn, ends[1:-1]):
+        assert len(np.unique(decoded)) > 2
+
+
 def test_samples_of_both_kinds_of_model_are_held_against_the_same_images(call, data_dir, own_folder, trained):
     """The training images' distance and the judge's accuracy do not depend on the model."""
     options = ("--checkpoint", "b.pt", "--data-dir", data_dir)
