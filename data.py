@@ -50,7 +50,7 @@ def checksum(images, labels):
     return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
 
 
-def batches(images, batch_size):
-    """Yield float32 batches in [0, 1], (B, 1, 28, 28), from uint8 images (N, 1, 28, 28), in order."""
+def batches(images, batch_size, binarize=False, generator=None):
+    """Yield float32 batches (B, 1, 28, 28) as a model sees them, of uint8 images (N, 1, 28, 28), in order."""
     for part in images.split(batch_size):
-        yield to_float(part)
+        yield draw_pixels(to_float(part), binarize, generator)

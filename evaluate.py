@@ -24,7 +24,7 @@ from model import EVAL_BATCH, RECON, recon_loss
 from support import cli
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
-from support.judge import load_judge, sample_numbers
+from support.judge import load_judge, sample_numbers, sample_table
 from support.measures import elbo_terms, entropy, iw_log_likelihood, neighbor_accuracy, standard_error
 
 IW_IMAGES = 20  # images for each of which many z are decoded at a time
@@ -96,8 +96,7 @@ def main():
     }
     numbers |= elbo_numbers(model, x, args.draws, generator)
     mu, _ = model.encode_all(x.split(EVAL_BATCH))
-    seen = (draw_pixels(part, settings.binarize, generator) for part in batches(train_images, EVAL_BATCH))
-    train_mu, _ = model.encode_all(seen)
+    train_mu, _ = model.encode_all(batches(train_images, EVAL_BATCH, settings.binarize, generator))
     numbers |= latent_numbers(model, x, mu)
     if run.classes:
         numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
@@ -218,26 +217,6 @@ def iw_line(numbers):
     label += f", K = {numbers['iw_samples']:,}"
     line = "  {:24} {nll:8.2f}  standard error {nll_se:.2f}; {iw_precision}, {iw_seconds:,.0f} s"
     return line.format(label, **numbers)
-
-
-def sample_table(s, names, split):
-    width = max(5, *map(len, names))  # as wide as "100.0", or as the longest name
-    lines = [
-        f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']};"
-        f" the judge is right on {s['judge_accuracy']:.2%} of the {split} images",
-        "                   Frechet distance   confidence     share of each class, %",
-        " " * 51 + " ".join(f"{name:>{width}}" for name in names),
-    ]
-    kinds = {
-        "train": "training images",
-        "recon": "reconstructions",
-        "prior": "N(0, I)",
-        "mixture": "latent mixture",
-    }
-    for key, name in kinds.items():
-        share = " ".join(f"{100 * value:{width}.1f}" for value in s[key]["share"])
-        lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}   {share}")
-    return "\n".join([*lines, f"  --digit D is seen as D {s['asked_for']:.1%} of the time"])
 
 
 if __name__ == "__main__":

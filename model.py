@@ -117,15 +117,14 @@ class ConvVAE(nn.Module):
     @torch.no_grad()
     def encode_all(self, batches):
         """Any number of batches of images, on any device -> mu, logvar, (N, latent_dim) each, on the CPU."""
-        device = next(self.parameters()).device
-        mu, logvar = zip(*[self.encode(x.to(device)) for x in batches], strict=True)
+        mu, logvar = zip(*[self.encode(x.to(self.mu_head.weight.device)) for x in batches], strict=True)
         return torch.cat(mu).cpu(), torch.cat(logvar).cpu()
 
     @torch.no_grad()
     def decode_all(self, z):
         """Any number of z (N, latent_dim), on any device -> images (N, 1, 28, 28) on the CPU."""
-        device = next(self.parameters()).device
-        return torch.cat([self.decode(part.to(device)).cpu() for part in z.split(EVAL_BATCH)])
+        parts = z.to(self.mu_head.weight.device).split(EVAL_BATCH)
+        return torch.cat([self.decode(part).cpu() for part in parts])
 
     def sample(self, n, temperature=1.0, generator=None):
         """n images decoded from z ~ N(0, temperature^2 I): float32 (n, 1, 28, 28) in [0, 1], on the CPU.

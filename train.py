@@ -256,8 +256,7 @@ def mixture_of_training_images(model, images, labels, settings):
     model.eval()
     generator = torch.Generator(images.device).manual_seed(settings.seed)
     z = []
-    for x in batches(images, EVAL_BATCH):
-        x = draw_pixels(x, settings.binarize, generator)
+    for x in batches(images, EVAL_BATCH, settings.binarize, generator):
         z.append(model.reparameterize(*model.encode(x), generator))
     try:
         return fit_mixture(torch.cat(z).cpu(), labels, settings.seed)

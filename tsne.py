@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import batches, draw_pixels
+from data import batches
 from folders import load_split
 from model import EVAL_BATCH
 from support import cli, pictures
@@ -66,8 +66,7 @@ def main():
     generator = torch.Generator().manual_seed(args.seed)
     chosen = torch.randperm(len(images), generator=generator)[:n]
     images, labels = images[chosen], labels[chosen]
-    seen = (draw_pixels(x, run.settings.binarize, generator) for x in batches(images, EVAL_BATCH))
-    mu, _ = model.encode_all(seen)
+    mu, _ = model.encode_all(batches(images, EVAL_BATCH, run.settings.binarize, generator))
     check_differs(mu, path)
 
     print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)

@@ -124,3 +124,24 @@ def sample_numbers(judge, kinds, images, labels):
     asked = torch.arange(classes).repeat_interleave(len(probabilities) // classes)
     result["asked_for"] = (probabilities.argmax(1) == asked).float().mean().item()
     return result
+
+
+def sample_table(s, names, split):
+    """What is printed of sample_numbers, with the classes' names: its lines."""
+    width = max(5, *map(len, names))  # as wide as "100.0", or as the longest name
+    lines = [
+        f"{s['n']:,} samples of each kind, seed {s['seed']}, the mixture's at temperature {s['temperature']};"
+        f" the judge is right on {s['judge_accuracy']:.2%} of the {split} images",
+        "                   Frechet distance   confidence     share of each class, %",
+        " " * 51 + " ".join(f"{name:>{width}}" for name in names),
+    ]
+    kinds = {
+        "train": "training images",
+        "recon": "reconstructions",
+        "prior": "N(0, I)",
+        "mixture": "latent mixture",
+    }
+    for key, name in kinds.items():
+        share = " ".join(f"{100 * value:{width}.1f}" for value in s[key]["share"])
+        lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}   {share}")
+    return "\n".join([*lines, f"  --digit D is seen as D {s['asked_for']:.1%} of the time"])

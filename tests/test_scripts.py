@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-import evaluate
 import train
 import tsne
 from data import load_dataset
@@ -22,7 +21,7 @@ from settings import Settings
 from support import pictures
 from support.checkpoint import load_checkpoint
 from support.cli import pick_precision
-from support.judge import load_judge
+from support.judge import load_judge, sample_table
 
 
 @pytest.fixture(scope="module")
@@ -609,7 +608,7 @@ def test_class_names_stand_over_their_columns():
     numbers = {"frechet": 1.0, "confidence": 0.9, "share": [0.1] * 9 + [1.0]}
     samples = dict.fromkeys(("train", "recon", "prior", "mixture"), numbers)
     samples |= {"n": 10, "seed": 0, "temperature": 0.9, "judge_accuracy": 1.0, "asked_for": 1.0}
-    _, _, header, *rows, _ = evaluate.sample_table(samples, names, "test").splitlines()
+    _, _, header, *rows, _ = sample_table(samples, names, "test").splitlines()
     ends = [header.index(name) + len(name) for name in names]
     for row in rows:
         assert [row[end - 4 : end] for end in ends] == ["10.0"] * 9 + ["00.0"]
