@@ -24,6 +24,7 @@ from data import batches, draw_pixels, to_float
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import EVAL_BATCH, vae_loss
+from optimizer import make_optimizer
 from settings import Settings
 from support import cli, distributed, pictures
 from support.checkpoint import in_half, restore_optimizer, save_checkpoint
@@ -210,19 +211,6 @@ def loss_on(network, images, settings):
         x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, settings, generator), len(x))
     return means.over_all()
-
-
-def make_optimizer(model, lr, weight_decay):
-    """AdamW, fused into one kernel where the device has one; only the fully connected weights decay.
-
-    Those are nearly all the weights there are, and the ones that overfit.
-    """
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim == 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim != 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, fused=parameters[0].device.type != "mps")
 
 
 def learning_rate(step, total_steps, peak):

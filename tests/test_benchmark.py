@@ -9,10 +9,11 @@ import torch
 from benchmark import our_way
 from mnist import Split
 from model import ConvVAE
+from optimizer import make_optimizer
 from settings import Settings
 from support.timing import step_flops
 from support.usual import usual_layers, usual_way
-from train import make_optimizer, mix_seed, train_epoch
+from train import mix_seed, train_epoch
 
 
 def test_ratios(call, data_dir, own_folder):

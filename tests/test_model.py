@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from model import LOGVAR_RANGE, ConvVAE, ToOneMap, recon_loss, vae_loss
-from train import make_optimizer
+from optimizer import make_optimizer
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""The optimiser: Muon for the convolutions, AdamW for all else."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import ConvVAE, vae_loss
+from optimizer import MuonAdamW, make_optimizer, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (5, 5), (48, 432)])
+def test_orthogonal_keeps_the_singular_vectors_and_evens_the_values(shape):
+    """Against an SVD: U p(p(p(p(p(S / |S|))))) V^T with the polynomial p."""
+    matrix = np.random.default_rng(0).normal(size=shape)
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.sqrt((s**2).sum())
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    np.testing.assert_allclose(orthogonal(torch.from_numpy(matrix)).numpy(), u * s @ vt, atol=1e-6)
+    assert s.min() > 0.6 and s.max() < 1.3
+
+
+def test_nothing_to_follow_is_no_step():
+    assert orthogonal(torch.zeros(3, 4)).abs().max() == 0
+
+
+def test_two_steps_of_muon_against_the_definition():
+    """Nesterov momentum; steps of root mean square about 0.2 times lr, as AdamW's are."""
+    torch.manual_seed(0)
+    weight = torch.randn(6, 4, 3, 3)
+    first, second = torch.randn(2, *weight.shape)
+    p = torch.nn.Parameter(weight.clone(memory_format=torch.channels_last))
+    optimizer = MuonAdamW([{"params": [p], "weight_decay": 0.0, "muon": True}], lr=0.1)
+    for gradient in (first, second):
+        p.grad = gradient.clone()
+        optimizer.step()
+    momentum = 0.05 * first
+    expected = weight.flatten(1) - 0.1 * 0.2 * 6 * orthogonal((0.05 * first + 0.95 * momentum).flatten(1))
+    momentum = 0.95 * momentum + 0.05 * second
+    expected -= 0.1 * 0.2 * 6 * orthogonal((0.05 * second + 0.95 * momentum).flatten(1))
+    torch.testing.assert_close(p.detach().flatten(1), expected)
+    step = (p.detach() - weight).square().mean().sqrt() / 2
+    assert 0.01 < step < 0.03
+
+
+def test_what_muon_does_not_take_is_adamws():
+    torch.manual_seed(0)
+    ours, usual = ConvVAE(hidden_dim=32), ConvVAE(hidden_dim=32)
+    usual.load_state_dict(ours.state_dict())
+    before = copy.deepcopy(ours)
+    optimizers = (
+        make_optimizer(ours, 0.01, 0.0),
+        torch.optim.AdamW(usual.parameters(), 0.01, weight_decay=0.0),
+    )
+    x = torch.rand(8, 1, 28, 28)
+    for model, optimizer in zip((ours, usual), optimizers, strict=True):
+        logits, mu, logvar = model(x, torch.Generator().manual_seed(0))
+        vae_loss(logits, x, mu, logvar)[0].backward()
+        optimizer.step()
+    moved = set()
+    for (name, mine), theirs, old in zip(
+        ours.named_parameters(), usual.parameters(), before.parameters(), strict=True
+    ):
+        if torch.allclose(mine, theirs, atol=1e-6):
+            continue
+        moved.add(name)
+        assert not torch.equal(mine, old)
+    convolutions = {
+        f"{name}.weight"
+        for name, layer in ours.named_modules()
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    }
+    zero_still = {name for name in convolutions if "body.2" in name}  # no gradient comes through a zero layer
+    one_map = {"encoder.0.weight", "decoder.5.weight"}
+    assert moved == convolutions - one_map - zero_still
+
+
+def test_state_that_is_saved_and_restored_goes_on_alike():
+    torch.manual_seed(0)
+    one = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    two = copy.deepcopy(one)
+    optimizer, x = make_optimizer(one, 0.01, 0.1), torch.rand(4, 2, 3, 3)
+
+    def step(model, optimizer):
+        F.mse_loss(model(x), torch.ones(4, 2)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(one, optimizer)
+    two.load_state_dict(one.state_dict())
+    another = make_optimizer(two, 0.01, 0.1)
+    another.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(one, optimizer)
+    step(two, another)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
