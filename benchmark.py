@@ -30,6 +30,7 @@ import torch
 
 from data import batches, load_dataset, to_float
 from model import EVAL_BATCH, ConvVAE, vae_loss
+from optimizer import make_optimizer
 from settings import Settings
 from support import cli
 from support.errors import user_errors
@@ -123,7 +124,7 @@ def our_way(model, images, batch_size, steps, precision):
     ``steps`` is how many there will be in all: the learning rate rises and falls over them.
     """
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), Settings.lr, fused=images.device.type != "mps")
+    optimizer = make_optimizer(model, Settings.lr, Settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, Settings.lr, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
     )
