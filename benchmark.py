@@ -58,8 +58,8 @@ def parse_args():
     parser.add_argument(
         "--epochs",
         type=positive,
-        default=2.0,
-        help="length of this repository's schedule for --time-to, rounded to sixths of an epoch",
+        default=0.67,
+        help="length of this repository's schedule for --time-to, in sixths of an epoch",
     )
     parser.add_argument(
         "--json", type=cli.user_path, metavar="FILE", help="also write the ratios to this file"
