@@ -138,7 +138,7 @@ def our_way(model, images, batch_size, steps, precision):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits, mu, logvar = model(x)
             loss, _, _ = vae_loss(logits, x, mu, logvar)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()

@@ -7,7 +7,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
     model = ConvVAE(latent_dim=16)
     logits, mu, logvar = model(x)                        # x: (B, 1, 28, 28) in [0, 1]
     loss, bce, kld = vae_loss(logits, x, mu, logvar)     # nats per image
-    images = model.sample(64)                            # (64, 1, 28, 28) in [0, 1]
+    images = model.eval().sample(64)                     # (64, 1, 28, 28) in [0, 1]
 """
 
 import torch
@@ -76,7 +76,7 @@ class ConvVAE(nn.Module):
             nn.LeakyReLU(LEAK),
             ToOneMap(c2, 1, 4, stride=2, padding=1),  # -> (B, 1, 28, 28)
         )
-        nn.init.constant_(self.decoder[-1].bias, -2.0)  # most pixels are black
+        nn.init.constant_(self.decoder[-1].bias, -2.0)  # sigmoid(-2) = 0.12, about MNIST's mean
 
     def encode(self, x):
         """x (B, 1, 28, 28) in [0, 1] -> mu, logvar of q(z|x), float32 (B, latent_dim) each.
@@ -135,9 +135,10 @@ class ConvVAE(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + body(x), maps (B, maps, H, W) to the same; an untrained block passes x on as it is.
+    """x + body(x): (B, maps, H, W) -> the same.
 
-    He et al., "Identity Mappings in Deep Residual Networks", 2016 (arXiv:1603.05027).
+    Pre-activated (He et al. 2016, arXiv:1603.05027), but with one batch norm alone. The last convolution
+    starts at zero (Zhang et al. 2019, arXiv:1901.09321), so that an untrained block passes x on as it is.
     """
 
     def __init__(self, maps):

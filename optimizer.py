@@ -3,53 +3,71 @@
 import torch
 
 MOMENTUM = 0.95
-# Of the polynomial that, five times over, takes singular values between 0 and 1 close to 1
-# (Jordan et al. 2024).
+# p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5, five times over, takes any s from (0, 1] close to 1:
+# the Newton-Schulz iteration of Jordan et al. 2024
 LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
 
 def make_optimizer(model, lr, weight_decay):
-    """Muon for convolutions between many maps, AdamW for the rest; only fully connected weights decay.
+    """Muon for convolutions from several maps to several, AdamW for the rest.
 
-    Those are nearly all the weights there are, and the ones that overfit.
+    The fully connected weights alone decay: they are nearly all there are, and the ones that overfit.
+    Muon would cost more there than the rest of a training step.
     """
-    parameters = list(model.parameters())
-    convolutions = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) > 1]
-    matrices = [p for p in parameters if p.ndim == 2]
-    taken = {id(p) for p in convolutions + matrices}
+    convolutions, matrices, others = [], [], []
+    for p in model.parameters():
+        if p.ndim == 4 and min(p.shape[:2]) > 1:
+            convolutions.append(p)
+        elif p.ndim == 2:
+            matrices.append(p)
+        else:
+            others.append(p)
     groups = [
         {"params": convolutions, "weight_decay": 0.0, "muon": True},
         {"params": matrices, "weight_decay": weight_decay, "muon": False},
-        {"params": [p for p in parameters if id(p) not in taken], "weight_decay": 0.0, "muon": False},
+        {"params": others, "weight_decay": 0.0, "muon": False},
     ]
-    return MuonAdamW(groups, lr=lr, fused=parameters[0].device.type != "mps")
+    return MuonAdamW(groups, lr=lr, fused=p.device.type != "mps")
 
 
 class MuonAdamW(torch.optim.AdamW):
     """AdamW that leaves the groups with ``muon=True`` to Muon (https://kellerjordan.github.io/posts/muon).
 
-    Adam weighs every weight by itself. Muon takes the momentum of a layer as one matrix and sets its
-    singular values to about 1, so that rare directions are learned as fast as the common ones. Its
-    steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982): both have one learning rate.
+    Adam divides the step of each number by the size of that number's own past gradients. Muon takes
+    the momentum of a layer as one matrix and sets its singular values to about 1, so that rare
+    directions move as far as common ones. Its steps have a root mean square of about 0.2 lr, as
+    AdamW's usually do (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both. A step
+    takes the gradients of Muon's groups away.
     """
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"] if group["muon"] else []:
-                if not self.state[p]:  # AdamW asks every state for its step when it is restored
-                    self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
-                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-                direction = orthogonal(p.grad.lerp(momentum, MOMENTUM).flatten(1))  # (B, C, 3, 3) -> (B, 9 C)
-                p.sub_(direction.view_as(p), alpha=0.2 * max(direction.shape) ** 0.5 * group["lr"])
-                p.grad = None  # so that AdamW passes it by
+            if group["muon"]:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        self.muon_step(p, group["lr"], group["weight_decay"])
+                        p.grad = None  # so that AdamW passes it by
         super().step()
+
+    def muon_step(self, p, lr, weight_decay):
+        state = self.state[p]
+        if "momentum" not in state:  # AdamW looks for a step in every state that it restores
+            state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+        state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
+        ahead = p.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov's: this gradient once more
+        direction = orthogonal(ahead.flatten(1))  # (out, in, k, k) -> (out, in * k * k)
+        p.mul_(1 - lr * weight_decay)
+        p.sub_(direction.view_as(p), alpha=0.2 * max(direction.shape) ** 0.5 * lr)
 
 
 def orthogonal(matrix):
-    """U V^T for a matrix U S V^T, about: its singular values come to lie between 0.7 and 1.2."""
-    x = matrix / (matrix.norm() + 1e-7)
+    """About U V^T for a matrix U S V^T, without its SVD.
+
+    Singular values from 0.0015 of the matrix's norm become 0.68 to 1.2, and smaller ones less.
+    """
+    x = matrix / (matrix.norm() + 1e-7)  # so that no singular value is above 1
     for _ in range(ROUNDS):
-        square = x @ x.mT
+        square = x @ x.mT  # U S^2 U^T, so that the next line is U p(S) V^T
         x = LINEAR * x + (CUBIC * square + QUINTIC * square @ square) @ x
     return x

@@ -178,7 +178,7 @@ def train_epoch(network, optimizer, images, epoch, settings):
             for group in optimizer.param_groups:
                 group["lr"] = lr
             loss, bce, kld = loss_of_batch(network, x, settings)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             (weight * loss).backward()  # the weight is 1 where a single process trains
             optimizer.step()
             means.add((loss, bce, kld), len(x))

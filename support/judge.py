@@ -81,7 +81,7 @@ def train_judge(judge, images, labels):
             for indices in torch.randperm(len(images)).to(images.device).split(BATCH):
                 x = to_float(images[indices])
                 loss = F.cross_entropy(judge(x)[1], labels[indices])
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 bar.update(len(x))
