@@ -59,7 +59,7 @@ def parse_args():
         "--epochs",
         type=positive,
         default=0.67,
-        help="length of this repository's schedule for --time-to, in sixths of an epoch",
+        help="length of this repository's schedule for --time-to, rounded to sixths of an epoch",
     )
     parser.add_argument(
         "--json", type=cli.user_path, metavar="FILE", help="also write the ratios to this file"

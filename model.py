@@ -161,7 +161,7 @@ class ToOneMap(nn.ConvTranspose2d):
     """nn.ConvTranspose2d to a single map; on a CPU the same result in another, faster way.
 
     There it is a matrix product, which gives a patch for every position, and a sum of the
-    patches where they overlap. For a kernel of 4, a stride of 2 and a padding of 1.
+    patches where they overlap.
     """
 
     def forward(self, x):

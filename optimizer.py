@@ -43,11 +43,10 @@ class MuonAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            if group["muon"]:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        self.muon_step(p, group["lr"], group["weight_decay"])
-                        p.grad = None  # so that AdamW passes it by
+            for p in group["params"]:
+                if group["muon"] and p.grad is not None:
+                    self.muon_step(p, group["lr"], group["weight_decay"])
+                    p.grad = None  # so that AdamW passes it by
         super().step()
 
     def muon_step(self, p, lr, weight_decay):
