@@ -8,8 +8,8 @@ MOMENTUM = 0.95
 LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
 
-def make_optimizer(model, lr, weight_decay):
-    """Muon for convolutions from several maps to several, AdamW for the rest.
+def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
+    """Muon for convolutions from several maps to several, AdamW, with these betas, for the rest.
 
     The fully connected weights alone decay: they are nearly all there are, and the ones that overfit.
     Muon would cost more there than the rest of a training step.
@@ -27,7 +27,7 @@ def make_optimizer(model, lr, weight_decay):
         {"params": matrices, "weight_decay": weight_decay, "muon": False},
         {"params": others, "weight_decay": 0.0, "muon": False},
     ]
-    return MuonAdamW(groups, lr=lr, fused=p.device.type != "mps")
+    return MuonAdamW(groups, lr=lr, betas=betas, fused=p.device.type != "mps")
 
 
 class MuonAdamW(torch.optim.AdamW):
