@@ -46,11 +46,15 @@ def test_shipped_checkpoint(path):
     assert hashlib.sha256(content).hexdigest() in README
     assert len(content) < 10_000_000
     _, run = load_checkpoint(path)
-    epochs = {"pretrained.pt": 100, "pretrained_binarized.pt": 100}[path.name]
+    epochs = {"pretrained.pt": 100, "pretrained_binarized.pt": 120}[path.name]
     assert run.settings.epochs == len(run.history) == epochs
+    # the README says how to train it, from nothing or in two runs
     binarize = " --binarize" if run.settings.binarize else ""
-    # the README says how to train it
-    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? --epochs {epochs} ", README, re.M)
+    before = r"\d+" if run.settings.from_ else epochs
+    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? --epochs {before} ", README, re.M)
+    if run.settings.from_:
+        flags = f"--epochs {epochs} --lr {run.settings.lr} --seed {run.settings.seed}"
+        assert re.search(rf"^python train.py --from \S+ {flags} ", README, re.M)
     assert run.source == "full" and run.mixture is not None
 
 
