@@ -23,6 +23,7 @@ class Settings:
     importance_samples: int = 1  # more: the importance-weighted bound, not the ELBO
     dropout: float = 0.0  # in the encoder
     binarize: bool = False  # black or white pixels, drawn from the gray levels
+    binarize_epochs: int = 0  # such pixels in this many epochs at first, then the gray levels
     validate: bool = False  # train without the validation split, and test on it
     dataset: str = "mnist"  # a name that data.py knows, or a folder of images
     image_size: int = 28  # pixels along each side
@@ -36,6 +37,10 @@ class Settings:
     def test_split(self):
         """The split that the run is tested on."""
         return "validation" if self.validate else "test"
+
+    def binarizes(self, epoch):
+        """Whether the images of this epoch, from 1, are trained on in black and white."""
+        return self.binarize or epoch <= self.binarize_epochs
 
     @property
     def of_folder(self):

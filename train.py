@@ -101,6 +101,13 @@ def add_settings(parser):
         help="draw black or white pixels from the gray levels, anew every batch",
     )
     add(
+        "--binarize-epochs",
+        type=cli.number(int, at_least=0),
+        default=Settings.binarize_epochs,
+        metavar="N",
+        help="do so in the first N epochs alone: noise, so that images are not learnt by heart",
+    )
+    add(
         "--validate",
         action="store_true",
         help="to choose settings: hold out a sixth of the training images, test on these instead",
@@ -173,7 +180,7 @@ def train_epoch(network, optimizer, images, epoch, settings):
     means = distributed.Means(3, images.device)
     with cli.progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
         for step, (indices, weight) in enumerate(distributed.shares(order, settings.batch_size)):
-            x = draw_pixels(to_float(images[indices]), settings.binarize)  # (B, 1, 28, 28)
+            x = draw_pixels(to_float(images[indices]), settings.binarizes(epoch))  # (B, 1, 28, 28)
             lr = learning_rate((epoch - 1) * steps + step, settings.epochs * steps, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr

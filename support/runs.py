@@ -58,6 +58,7 @@ def new_run(args, device):
         settings = Settings(**chosen)
         torch.manual_seed(settings.seed)
         model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
+    check_binarize_epochs(settings)
     return model, Run(settings, source, classes, out=str(args.out or cli.OUT))
 
 
@@ -111,6 +112,17 @@ def refuse_others(typed, settings, path):
         if value != settings[name]:
             flag = "--" + name.strip("_").replace("_", "-")
             raise UserError(f"{path} was trained with {flag} {settings[name]}, not {value}: leave {flag} out")
+
+
+def check_binarize_epochs(settings):
+    """Refuse black and white pixels in the first epochs alone, if none with gray ones would follow."""
+    first, epochs = settings.binarize_epochs, settings.epochs
+    if first and settings.binarize:
+        raise UserError("--binarize draws the pixels of every epoch: leave --binarize-epochs out")
+    if first >= epochs:
+        raise UserError(
+            f"--binarize-epochs {first} leaves no gray pixels: pass fewer than --epochs, {epochs}"
+        )
 
 
 def check_counts(run, train):

@@ -49,6 +49,7 @@ BAD_ARGUMENTS = [
     ("train", "--beta", ("-1", "nan")),
     ("train", "--weight-decay", ("-0.1", "inf")),
     ("train", "--dropout", ("1", "-0.1")),
+    ("train", "--binarize-epochs", ("-1", "1.5", "half")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
     ("train", "--dataset", ("cifar",)),
@@ -370,7 +371,7 @@ def test_finished_run_has_nothing_to_resume(refused, trained):
     [
         *("--epochs 9", "--batch-size 9", "--lr 9", "--weight-decay 9"),
         *("--latent-dim 9", "--beta 9", "--dropout 0.9"),
-        *("--seed 9", "--binarize", "--validate", "--dataset kmnist"),
+        *("--seed 9", "--binarize", "--binarize-epochs 1", "--validate", "--dataset kmnist"),
     ],
 )
 def test_resuming_with_another_setting(refused, unfinished, setting):
@@ -617,6 +618,13 @@ def test_numbers_of_an_image_are_not_written_over_it(call, refusal, trained, own
         line = refusal(call("encode", "--checkpoint", trained.checkpoint, "seven.png", *flags))
         assert "written" in line
     assert (own_folder / "seven.png").read_bytes() == before
+
+
+def test_black_and_white_epochs_that_leave_no_gray_ones(refused, own_folder):
+    line = refused("train", "--epochs", 2, "--binarize-epochs", 2)
+    assert "--binarize-epochs 2" in line and "--epochs" in line
+    assert "--binarize" in refused("train", "--epochs", 2, "--binarize-epochs", 1, "--binarize")
+    assert not (own_folder / "checkpoints" / "vae.pt").exists()
 
 
 def test_digits_and_images_to_walk_between(refused):

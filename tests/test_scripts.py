@@ -286,6 +286,23 @@ def test_binarizing_changes_what_is_trained_on(call, data_dir, read_metrics, own
     assert len(losses) == 2
 
 
+def test_first_epochs_in_black_and_white(call, data_dir, monkeypatch):
+    """They alone, and in training alone; the model itself is one of gray pixels."""
+    seen, loss_of_batch = [], train.loss_of_batch
+
+    def see(network, x, *others):
+        seen.append(("train" if network.training else "test", "gray" if (x % 1).any() else "drawn"))
+        return loss_of_batch(network, x, *others)
+
+    monkeypatch.setattr(train, "loss_of_batch", see)
+    options = ("--epochs", 3, "--binarize-epochs", 2, "--batch-size", 1000, "--data-dir", data_dir)
+    assert call("train", *options).code == 0
+    tested = ("test", "gray")
+    assert seen == [("train", "drawn"), tested, ("train", "drawn"), tested, ("train", "gray"), tested]
+    settings = load_checkpoint("checkpoints/vae.pt")[1].settings
+    assert (settings.binarize, settings.binarize_epochs) == (False, 2)
+
+
 def test_packaged_sample_trains_and_says_so(call, own_folder):
     """With neither files nor a network, from the first command to the numbers."""
     result = call("train", "--epochs", 1, "--batch-size", 250)
