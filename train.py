@@ -1,11 +1,11 @@
 """Train a ConvVAE: minimise the negative ELBO, BCE + KL, and after every epoch save all that came of it.
 
-    python train.py                                  # 20 epochs on the best device found
-    python train.py --epochs 100                     # as long as the model in the README
-    python train.py --epochs 100 --device cuda       # the same on an NVIDIA GPU
-    python train.py --dataset FOLDER                 # on your own images: FOLDER/<class>/*, or FOLDER/*
-    python train.py --resume                         # go on after a stop, as if there had been none
-    torchrun --nproc-per-node=2 train.py             # on several processes or GPUs
+    python train.py                                      # 20 epochs on the best device found
+    python train.py --epochs 100 --binarize-epochs 80    # as the model in the README
+    python train.py --epochs 100 --device cuda           # on an NVIDIA GPU
+    python train.py --dataset FOLDER                     # on your own images: FOLDER/<class>/*, or FOLDER/*
+    python train.py --resume                             # go on after a stop, as if there had been none
+    torchrun --nproc-per-node=2 train.py                 # on several processes or GPUs
 
 Every epoch writes the checkpoint and, under outputs/training/, a grid of samples from
 the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.

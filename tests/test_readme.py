@@ -51,9 +51,9 @@ def test_shipped_checkpoint(path):
     # the README says how to train it, from nothing or in two runs
     binarize = " --binarize" if run.settings.binarize else ""
     before = r"\d+" if run.settings.from_ else epochs
-    drawn = run.settings.binarize_epochs
-    first = f" --binarize-epochs {drawn}" if drawn else ""
-    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? --epochs {before}{first} ", README, re.M)
+    first = run.settings.binarize_epochs
+    before = f"{before} --binarize-epochs {first}" if first else before
+    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? --epochs {before} ", README, re.M)
     if run.settings.from_:
         flags = f"--epochs {epochs} --lr {run.settings.lr} --seed {run.settings.seed}"
         assert re.search(rf"^python train.py --from \S+ {flags} ", README, re.M)
