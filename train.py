@@ -105,7 +105,7 @@ def add_settings(parser):
         type=cli.number(int, at_least=0),
         default=Settings.binarize_epochs,
         metavar="N",
-        help="do so in the first N epochs alone: noise, so that images are not learnt by heart",
+        help="draw such pixels in the first N epochs alone: noise, so that images are not learnt by heart",
     )
     add(
         "--validate",
