@@ -455,10 +455,8 @@ def test_a_model_of_black_and_white_pixels_is_given_some(written, opened):
 
 def test_sliders(written, shipped):
     model, images = written("shipped").model, pixels(shipped, "#decoded")
-    order = [
-        int(name[1:]) - 1
-        for name in shipped.locator("#sliders input").evaluate_all("all => all.map(i => i.id)")
-    ]
+    names = shipped.locator("#sliders input").evaluate_all("all => all.map(i => i.id)")
+    order = [int(name[1:]) for name in names]
     variance = shipped.evaluate("page.latents.variance")
     assert sorted(order) == list(range(16)) and [variance[i] for i in order] == sorted(variance, reverse=True)
     slider = shipped.locator("#sliders input").first
