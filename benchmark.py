@@ -11,7 +11,7 @@ them; what is compared are a round's own times, and the spread over the rounds i
 
 this repository: steps like train.py's, with a schedule of their own
 the usual way: a torchvision data set with ToTensor, a DataLoader, float32, NCHW, plain Adam,
-    loss.item() in every step, the activation before the pooling and nn.ConvTranspose2d: the same function
+    loss.item() in every step, the activation before the pooling: the same function
 the peak: the fastest multiplication of two large square matrices in the precision of training
 
 --time-to trains until the test -ELBO, in nats per image with z sampled, is below a figure: this

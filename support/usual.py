@@ -39,19 +39,13 @@ def usual_way(model, split, batch_size, lr):
 
 
 def usual_layers(model):
-    """A copy of the ConvVAE as most would write it: the same function, more work.
-
-    Every LeakyReLU comes before its max-pooling, and the transposed convolution is torch's.
-    """
+    """A copy of the ConvVAE with every LeakyReLU before its max-pooling: the same function, more work."""
     model = copy.deepcopy(model)
     layers = list(model.encoder)
     pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     for i in pools:
         layers[i], layers[i + 1] = layers[i + 1], layers[i]
     model.encoder = nn.Sequential(*layers)
-    last = nn.ConvTranspose2d(model.decoder[-1].in_channels, 1, 4, stride=2, padding=1)
-    last.load_state_dict(model.decoder[-1].state_dict())
-    model.decoder[-1] = last.to(next(model.parameters()).device)
     return model
 
 
