@@ -46,28 +46,27 @@ def test_shipped_checkpoint(path):
     assert hashlib.sha256(content).hexdigest() in README
     assert len(content) < 10_000_000
     _, run = load_checkpoint(path)
-    epochs = {"pretrained.pt": 100, "pretrained_binarized.pt": 120}[path.name]
-    assert run.settings.epochs == len(run.history) == epochs
-    # the README says how to train it, from nothing or in two runs
-    binarize = " --binarize" if run.settings.binarize else ""
-    before = r"\d+" if run.settings.from_ else epochs
-    first = run.settings.binarize_epochs
-    before = f"{before} --binarize-epochs {first}" if first else before
-    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? --epochs {before} ", README, re.M)
-    if run.settings.from_:
-        flags = f"--epochs {epochs} --lr {run.settings.lr} --seed {run.settings.seed}"
-        assert re.search(rf"^python train.py --from \S+ {flags} ", README, re.M)
+    settings = run.settings
+    assert settings.from_ and settings.epochs == len(run.history) == 120
+    # the README says how to train it, in two runs: one from nothing, and this one from that
+    binarize = " --binarize" if settings.binarize else ""
+    first, again = r"--epochs \d+", "--epochs 120"
+    if settings.binarize_epochs:
+        first, again = rf"{first} --binarize-epochs \d+", f"{again} --binarize-epochs {settings.binarize_epochs}"
+    again = f"{again} --lr {settings.lr} --seed {settings.seed}"
+    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? {first} ", README, re.M)
+    assert re.search(rf"^python train.py --from \S+ {again} ", README, re.M)
     assert run.source == "full" and run.mixture is not None
 
 
 def test_shipped_numbers_are_the_readmes():
     last = load_checkpoint(cli.SHIPPED)[1].history[-1]
-    ours = re.search(r"this repository, 100 epochs\*\* \| \*\*([\d.]+)", README)
+    ours = re.search(r"this repository, 220 epochs\*\* \| \*\*([\d.]+)", README)
     assert float(ours[1]) == pytest.approx(last["test_bce"] + last["test_kld"], abs=0.1)
 
 
 def test_without_data_or_network_the_shipped_model_draws_the_digit_asked_for(call, own_folder):
     result = call("generate", "--digit", 7, "--n", 9, "--out", own_folder / "sevens.png")
     assert result.code == 0
-    assert "pretrained.pt: 100 of 100 epochs" in result.out
+    assert "pretrained.pt: 120 of 120 epochs" in result.out
     assert (own_folder / "sevens.png").stat().st_size > 1000
