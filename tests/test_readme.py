@@ -52,8 +52,9 @@ def test_shipped_checkpoint(path):
     binarize = " --binarize" if settings.binarize else ""
     first, again = r"--epochs \d+", "--epochs 120"
     if settings.binarize_epochs:
-        first, again = rf"{first} --binarize-epochs \d+", f"{again} --binarize-epochs {settings.binarize_epochs}"
-    again = f"{again} --lr {settings.lr} --seed {settings.seed}"
+        first += r" --binarize-epochs \d+"
+        again += f" --binarize-epochs {settings.binarize_epochs}"
+    again += f" --lr {settings.lr} --seed {settings.seed}"
     assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? {first} ", README, re.M)
     assert re.search(rf"^python train.py --from \S+ {again} ", README, re.M)
     assert run.source == "full" and run.mixture is not None
