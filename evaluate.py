@@ -72,7 +72,7 @@ def main():
     model, run, path = cli.open_model(args.checkpoint, device, args.images)
     check_outputs(args.json, spare=[path])
     settings = run.settings
-    mixture = cli.mixture_of(run, path) if args.samples else None  # no reason to find out in an hour
+    mixture = cli.mixture_of(run, path) if args.samples else None  # if missing, say so now, not in an hour
     if args.samples and len(run.classes) < 2:
         raise UserError("--samples asks a classifier, and there are no classes to tell apart: leave it out")
     train = load_split(run, args.data_dir, "train")

@@ -22,7 +22,7 @@ EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to 
 class ConvVAE(nn.Module):
     """Encoder q(z|x) = N(mu, diag(exp(logvar))), decoder p(x|z) = Bernoulli(sigmoid(logits)).
 
-    The arguments are all it takes to rebuild a model; ``config`` is that dict.
+    The arguments are all it takes to rebuild a model; ``config`` holds them as a dict.
 
     latent_dim: size of z; channels: feature maps at 28 x 28, 14 x 14 and 7 x 7;
     hidden_dim: width of the fully connected layers; dropout: probability, in training, of
@@ -85,7 +85,7 @@ class ConvVAE(nn.Module):
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
-        h = self.encoder(x.to(self.mu_head.weight.dtype))  # which is another in model.half()
+        h = self.encoder(x.to(self.mu_head.weight.dtype))  # float16 after model.half()
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3): free in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)

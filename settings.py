@@ -25,11 +25,11 @@ class Settings:
     binarize: bool = False  # black or white pixels, drawn from the gray levels
     binarize_epochs: int = 0  # such pixels in this many epochs at first, then the gray levels
     validate: bool = False  # train without the validation split, and test on it
-    dataset: str = "mnist"  # a name that data.py knows, or a folder of images
+    dataset: str = "mnist"  # a name that mnist.py knows, or a folder of images
     image_size: int = 28  # pixels along each side
     invert: bool = False  # a folder's images are dark ink on light paper
     skip_bad: bool = False  # leave out a folder's files that cannot be read
-    precision: str = "fp32"  # or "bf16"
+    precision: str = "fp32"  # or "bf16": train.py chooses by the device
     seed: int = 0
     from_: str = ""  # the checkpoint of the model it started from, if it did
 

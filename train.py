@@ -40,7 +40,7 @@ def parse_args():
     """The flags. A setting of the run that was not typed is None, so that --resume can tell.
 
     For that argparse is given a namespace in which they are None already; the defaults named
-    here are for --help, and those of settings.py hold.
+    here are for --help, and those of settings.py hold; the device decides on the precision.
     """
     parser = cli.Parser(__doc__)
     add_settings(parser)
@@ -225,7 +225,7 @@ def learning_rate(step, total_steps, peak):
     warmup = min(WARMUP_STEPS, total_steps // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total_steps - warmup)
+    progress = (step - warmup) / (total_steps - warmup)
     return peak * (FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
