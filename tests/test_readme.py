@@ -50,13 +50,11 @@ def test_shipped_checkpoint(path):
     assert settings.from_ and settings.epochs == len(run.history) == 120
     # the README says how to train it, in two runs: one from nothing, and this one from that
     binarize = " --binarize" if settings.binarize else ""
-    first, again = r"--epochs \d+", "--epochs 120"
-    if settings.binarize_epochs:
-        first += r" --binarize-epochs \d+"
-        again += f" --binarize-epochs {settings.binarize_epochs}"
-    again += f" --lr {settings.lr} --seed {settings.seed}"
-    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? {first} ", README, re.M)
-    assert re.search(rf"^python train.py --from \S+ {again} ", README, re.M)
+    first = {"pretrained.pt": "--epochs 100 --binarize-epochs 80", "pretrained_binarized.pt": "--epochs 100"}
+    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? {first[path.name]} --", README, re.M)
+    drawn = f" --binarize-epochs {settings.binarize_epochs}" if settings.binarize_epochs else ""
+    again = f"--epochs 120{drawn} --lr {settings.lr} --seed {settings.seed}"
+    assert re.search(rf"^python train.py --from checkpoints/{settings.from_} {again} ", README, re.M)
     assert run.source == "full" and run.mixture is not None
 
 
