@@ -10,12 +10,25 @@ import sys
 import pytest
 from conftest import ROOT
 
+from settings import Settings
 from support import cli
 from support.checkpoint import load_checkpoint
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"^(?:python|torchrun \S+) (\w+\.py.*)$", README, re.MULTILINE)))
 CHECKPOINTS = sorted((ROOT / "checkpoints").glob("pretrained*.pt"))
+# the README's trainings of the shipped models: each goes on from the one before, and the last made the file
+RUNS = {
+    "pretrained.pt": [
+        "--epochs 100 --binarize-epochs 80",
+        "--from checkpoints/vae.pt --epochs 120 --binarize-epochs 96 --lr 0.003 --seed 1",
+    ],
+    "pretrained_binarized.pt": [
+        "--binarize --latent-dim 32 --epochs 100 --checkpoint checkpoints/binarized.pt",
+        "--from checkpoints/binarized.pt --epochs 120 --lr 0.003 --seed 1 --checkpoint checkpoints/again.pt",
+        "--from checkpoints/again.pt --epochs 100 --lr 0.003 --weight-decay 0.02 --seed 2",
+    ],
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -47,14 +60,18 @@ def test_shipped_checkpoint(path):
     assert len(content) < 10_000_000
     _, run = load_checkpoint(path)
     settings = run.settings
-    assert settings.from_ and settings.epochs == len(run.history) == 120
-    # the README says how to train it, in two runs: one from nothing, and this one from that
-    binarize = " --binarize" if settings.binarize else ""
-    first = {"pretrained.pt": "--epochs 100 --binarize-epochs 80", "pretrained_binarized.pt": "--epochs 100"}
-    assert re.search(rf"^python train.py{binarize}( --latent-dim \d+)? {first[path.name]} --", README, re.M)
-    drawn = f" --binarize-epochs {settings.binarize_epochs}" if settings.binarize_epochs else ""
-    again = f"--epochs 120{drawn} --lr {settings.lr} --seed {settings.seed}"
-    assert re.search(rf"^python train.py --from checkpoints/{settings.from_} {again} ", README, re.M)
+    first, *_, last = RUNS[path.name]
+    for flags in RUNS[path.name]:
+        assert re.search(rf"^python train.py {re.escape(flags)} ", README, re.MULTILINE)
+    assert settings.binarize == ("--binarize " in first)
+    latent_dim = re.search(r"--latent-dim (\d+)", first)
+    assert settings.latent_dim == (int(latent_dim[1]) if latent_dim else Settings.latent_dim)
+    words = last.replace("checkpoints/", "").split()
+    told = dict(zip(words[::2], words[1::2], strict=True))
+    for name in ("from_", "epochs", "binarize_epochs", "lr", "weight_decay", "seed"):
+        flag = "--" + name.strip("_").replace("_", "-")
+        assert str(getattr(settings, name)) == told.get(flag, str(getattr(Settings, name)))
+    assert settings.epochs == len(run.history)
     assert run.source == "full" and run.mixture is not None
 
 
