@@ -8,6 +8,7 @@ no DataLoader, no worker process and no per-image transform to wait for.
 import zlib
 
 import torch
+from torch.nn import functional as F
 
 from mnist import load_files
 
@@ -43,6 +44,20 @@ def to_float(images):
 def draw_pixels(x, binarize, generator=None):
     """Images x in [0, 1] as a model sees them: as they are, or black and white, drawn from their grays."""
     return torch.bernoulli(x, generator=generator) if binarize else x
+
+
+def move(x):
+    """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
+
+    By up to 3 %, 3.4 degrees either way and 1.5 % of the side: of 28 pixels, 0.4. Interpolation blurs,
+    so the contrast is raised about middle gray, which gives MNIST's pixels the entropy that they had.
+    """
+    limits = torch.tensor([[0.03, 0.06, 0.03], [0.06, 0.03, 0.03]], device=x.device)
+    noise = torch.empty(len(x), 2, 3, device=x.device).uniform_(-1, 1)
+    maps = torch.eye(2, 3, device=x.device) + limits * noise  # affine, for coordinates from -1 to 1
+    grid = F.affine_grid(maps, x.shape, align_corners=False)  # -> (B, H, W, 2)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return ((x - 0.5) * 1.33 + 0.5).clamp(0, 1)
 
 
 def checksum(images, labels):

@@ -24,6 +24,7 @@ class Settings:
     dropout: float = 0.0  # in the encoder
     binarize: bool = False  # black or white pixels, drawn from the gray levels
     binarize_epochs: int = 0  # such pixels in this many epochs at first, then the gray levels
+    move_epochs: int = 0  # images moved a little in this many epochs at first, then as they are
     validate: bool = False  # train without the validation split, and test on it
     dataset: str = "mnist"  # a name that mnist.py knows, or a folder of images
     image_size: int = 28  # pixels along each side
@@ -41,6 +42,10 @@ class Settings:
     def binarizes(self, epoch):
         """Whether the images of this epoch, from 1, are trained on in black and white."""
         return self.binarize or epoch <= self.binarize_epochs
+
+    def moves(self, epoch):
+        """Whether the images of this epoch, from 1, are moved a little."""
+        return epoch <= self.move_epochs
 
     @property
     def of_folder(self):

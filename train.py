@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import batches, draw_pixels, to_float
+from data import batches, draw_pixels, move, to_float
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import EVAL_BATCH, vae_loss
@@ -108,6 +108,13 @@ def add_settings(parser):
         help="draw such pixels in the first N epochs alone: noise, so that images are not learnt by heart",
     )
     add(
+        "--move-epochs",
+        type=cli.number(int, at_least=0),
+        default=Settings.move_epochs,
+        metavar="N",
+        help="turn, scale, shear and shift the images a little in the first N epochs: against the same",
+    )
+    add(
         "--validate",
         action="store_true",
         help="to choose settings: hold out a sixth of the training images, test on these instead",
@@ -180,7 +187,8 @@ def train_epoch(network, optimizer, images, epoch, settings):
     means = distributed.Means(3, images.device)
     with cli.progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
         for step, (indices, weight) in enumerate(distributed.shares(order, settings.batch_size)):
-            x = draw_pixels(to_float(images[indices]), settings.binarizes(epoch))  # (B, 1, 28, 28)
+            x = to_float(images[indices])  # (B, 1, 28, 28)
+            x = draw_pixels(move(x) if settings.moves(epoch) else x, settings.binarizes(epoch))
             lr = learning_rate((epoch - 1) * steps + step, settings.epochs * steps, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
