@@ -50,7 +50,8 @@ def move(x):
     """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
 
     By up to 3 %, 3.4 degrees either way and 1.5 % of the side: of 28 pixels, 0.4. Interpolation blurs,
-    so the contrast is raised about middle gray, which gives MNIST's pixels the entropy that they had.
+    so the contrast is raised about middle gray: MNIST's pixels keep their entropy. It is meant for
+    writing; it would make photographs too stark.
     """
     limits = torch.tensor([[0.03, 0.06, 0.03], [0.06, 0.03, 0.03]], device=x.device)
     noise = torch.empty(len(x), 2, 3, device=x.device).uniform_(-1, 1)

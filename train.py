@@ -112,7 +112,7 @@ def add_settings(parser):
         type=cli.number(int, at_least=0),
         default=Settings.move_epochs,
         metavar="N",
-        help="turn, scale, shear and shift the images a little in the first N epochs: against the same",
+        help="turn, scale, shear and shift the images a little in the first N epochs, for the same reason",
     )
     add(
         "--validate",

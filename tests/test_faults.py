@@ -50,6 +50,7 @@ BAD_ARGUMENTS = [
     ("train", "--weight-decay", ("-0.1", "inf")),
     ("train", "--dropout", ("1", "-0.1")),
     ("train", "--binarize-epochs", ("-1", "1.5", "half")),
+    ("train", "--move-epochs", ("-1", "1.5", "half")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
     ("train", "--dataset", ("cifar",)),
@@ -371,7 +372,8 @@ def test_finished_run_has_nothing_to_resume(refused, trained):
     [
         *("--epochs 9", "--batch-size 9", "--lr 9", "--weight-decay 9"),
         *("--latent-dim 9", "--beta 9", "--dropout 0.9"),
-        *("--seed 9", "--binarize", "--binarize-epochs 1", "--validate", "--dataset kmnist"),
+        *("--seed 9", "--binarize", "--binarize-epochs 1", "--move-epochs 1"),
+        *("--validate", "--dataset kmnist"),
     ],
 )
 def test_resuming_with_another_setting(refused, unfinished, setting):

@@ -10,6 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+import train
 from settings import Settings
 from support import cli
 from support.checkpoint import load_checkpoint
@@ -54,23 +55,25 @@ def test_picture_is_there_and_small(picture):
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.name)
-def test_shipped_checkpoint(path):
+def test_shipped_checkpoint(path, monkeypatch):
     content = path.read_bytes()
     assert hashlib.sha256(content).hexdigest() in README
     assert len(content) < 10_000_000
     _, run = load_checkpoint(path)
     settings = run.settings
-    first, *_, last = RUNS[path.name]
+    typed = []
     for flags in RUNS[path.name]:
         assert re.search(rf"^python train.py {re.escape(flags)} ", README, re.MULTILINE)
-    assert settings.binarize == ("--binarize " in first)
-    latent_dim = re.search(r"--latent-dim (\d+)", first)
-    assert settings.latent_dim == (int(latent_dim[1]) if latent_dim else Settings.latent_dim)
-    words = last.replace("checkpoints/", "").split()
-    told = dict(zip(words[::2], words[1::2], strict=True))
-    for name in ("from_", "epochs", "binarize_epochs", "lr", "weight_decay", "seed"):
-        flag = "--" + name.strip("_").replace("_", "-")
-        assert str(getattr(settings, name)) == told.get(flag, str(getattr(Settings, name)))
+        monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(flags)])
+        typed.append(train.parse_args())
+    first, *_, last = typed
+    assert settings.from_ == last.from_.name
+    of_first = ("binarize", "latent_dim", "beta", "dropout", "dataset")
+    of_last = ("epochs", "batch_size", "binarize_epochs", "move_epochs", "lr", "weight_decay", "seed")
+    for run_of, names in ((first, of_first), (last, of_last)):
+        for name in names:
+            flag = getattr(run_of, name)
+            assert getattr(settings, name) == (getattr(Settings, name) if flag is None else flag)
     assert settings.epochs == len(run.history)
     assert run.source == "full" and run.mixture is not None
 

@@ -303,6 +303,24 @@ def test_first_epochs_in_black_and_white(call, data_dir, monkeypatch):
     assert (settings.binarize, settings.binarize_epochs) == (False, 2)
 
 
+def test_first_epochs_with_moved_images(call, data_dir, digits, monkeypatch):
+    """They alone, and in training alone."""
+    seen, loss_of_batch = [], train.loss_of_batch
+    known = {split: {image.tobytes() for image in getattr(digits, split)[0]} for split in ("train", "test")}
+
+    def see(network, x, *others):
+        split = "train" if network.training else "test"
+        images = (x * 255).round().to(torch.uint8).numpy()
+        seen.append((split, sum(image.tobytes() in known[split] for image in images) / len(x)))
+        return loss_of_batch(network, x, *others)
+
+    monkeypatch.setattr(train, "loss_of_batch", see)
+    options = ("--epochs", 3, "--move-epochs", 2, "--batch-size", 1000, "--data-dir", data_dir)
+    assert call("train", *options).code == 0
+    assert seen == [("train", 0), ("test", 1), ("train", 0), ("test", 1), ("train", 1), ("test", 1)]
+    assert load_checkpoint("checkpoints/vae.pt")[1].settings.move_epochs == 2
+
+
 def test_packaged_sample_trains_and_says_so(call, own_folder):
     """With neither files nor a network, from the first command to the numbers."""
     result = call("train", "--epochs", 1, "--batch-size", 250)
