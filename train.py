@@ -1,7 +1,7 @@
 """Train a ConvVAE: minimise the negative ELBO, BCE + KL, and after every epoch save all that came of it.
 
     python train.py                                      # 20 epochs on the best device found
-    python train.py --epochs 100 --binarize-epochs 80    # the first of the two runs of the README's model
+    python train.py --epochs 100 --binarize-epochs 80    # the first of the three runs of the README's model
     python train.py --epochs 100 --device cuda           # on an NVIDIA GPU
     python train.py --dataset FOLDER                     # on your own images: FOLDER/<class>/*, or FOLDER/*
     python train.py --resume                             # go on after a stop, as if there had been none
