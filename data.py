@@ -57,7 +57,8 @@ def move(x):
     noise = torch.empty(len(x), 2, 3, device=x.device).uniform_(-1, 1)
     maps = torch.eye(2, 3, device=x.device) + limits * noise  # affine, for coordinates from -1 to 1
     grid = F.affine_grid(maps, x.shape, align_corners=False)  # -> (B, H, W, 2)
-    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    # not "border", which PyTorch has not had on every device
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     return ((x - 0.5) * 1.33 + 0.5).clamp(0, 1)
 
 
