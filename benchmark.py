@@ -33,6 +33,7 @@ from model import EVAL_BATCH, ConvVAE, vae_loss
 from optimizer import make_optimizer
 from settings import Settings
 from support import cli
+from support.cuda_graph import replayed
 from support.errors import user_errors
 from support.files import check_outputs, write_file
 from support.measures import elbo_terms
@@ -131,18 +132,24 @@ def our_way(model, images, batch_size, steps, precision):
         optimizer, LR, total_steps=steps + 1, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
     )
 
+    def step(x, lr, weight):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits, mu, logvar = model(x)
+        loss, _, _ = vae_loss(logits, x, mu, logvar)
+        optimizer.zero_grad()
+        (weight * loss).backward()
+        optimizer.step()
+
+    step = replayed(step, images.device)
+
     def run(part=slice(None)):
         model.train()
         order = torch.arange(len(images))[part]
         order = order[torch.randperm(len(order))].to(images.device)
         for indices in order.split(batch_size):
-            x = to_float(images[indices])
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits, mu, logvar = model(x)
-            loss, _, _ = vae_loss(logits, x, mu, logvar)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(to_float(images[indices]), schedule.get_last_lr()[0], 1.0)
             schedule.step()
 
     return run

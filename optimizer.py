@@ -1,5 +1,7 @@
 """The optimiser: AdamW, but Muon for the convolutions."""
 
+from collections import defaultdict
+
 import torch
 
 MOMENTUM = 0.95
@@ -27,7 +29,9 @@ def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
         {"params": matrices, "weight_decay": weight_decay, "muon": False},
         {"params": others, "weight_decay": 0.0, "muon": False},
     ]
-    return MuonAdamW(groups, lr=lr, betas=betas, fused=p.device.type != "mps")
+    device = p.device.type
+    # capturable: its steps can be part of a CUDA graph
+    return MuonAdamW(groups, lr=lr, betas=betas, fused=device != "mps", capturable=device == "cuda")
 
 
 class MuonAdamW(torch.optim.AdamW):
@@ -43,30 +47,37 @@ class MuonAdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            same_shape = defaultdict(list)
             for p in group["params"]:
                 if group["muon"] and p.grad is not None:
-                    self.muon_step(p, group["lr"], group["weight_decay"])
-                    p.grad = None  # so that AdamW passes it by
+                    same_shape[p.shape].append(p)
+            for parameters in same_shape.values():
+                self.muon_step(parameters, group["lr"], group["weight_decay"])
         super().step()
 
-    def muon_step(self, p, lr, weight_decay):
-        state = self.state[p]
-        if "momentum" not in state:  # AdamW looks for a step in every state that it restores
-            state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
-        state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-        ahead = p.grad.lerp(state["momentum"], MOMENTUM)  # Nesterov's: this gradient once more
-        # (out, in, k, k) -> (out, in * k * k); in and out change places in a transposed convolution
-        direction = orthogonal(ahead.flatten(1))
-        p.mul_(1 - lr * weight_decay)
-        p.sub_(direction.view_as(p), alpha=0.2 * max(direction.shape) ** 0.5 * lr)
+    def muon_step(self, parameters, lr, weight_decay):
+        """One step of parameters of one shape, all at once: many small multiplications would take longer."""
+        ahead = []
+        for p in parameters:
+            state = self.state[p]
+            if "momentum" not in state:  # AdamW looks for a step in every state that it restores
+                state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+            state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
+            # Nesterov's: this gradient once more. (out, in, k, k) -> (out, in * k * k); in and out change
+            # places in a transposed convolution
+            ahead.append(p.grad.lerp(state["momentum"], MOMENTUM).flatten(1))
+            p.grad = None  # so that AdamW passes it by
+        for p, direction in zip(parameters, orthogonal(torch.stack(ahead)), strict=True):
+            p.mul_(1 - lr * weight_decay)
+            p.sub_(direction.view_as(p) * (0.2 * max(direction.shape) ** 0.5 * lr))
 
 
-def orthogonal(matrix):
-    """About U V^T for a matrix U S V^T, without its SVD.
+def orthogonal(matrices):
+    """About U V^T for every matrix U S V^T of (..., rows, columns), without its SVD.
 
     Singular values from 0.0015 of the matrix's norm become 0.68 to 1.2, and smaller ones less.
     """
-    x = matrix / (matrix.norm() + 1e-7)  # so that no singular value is above 1
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
     for _ in range(ROUNDS):
         square = x @ x.mT  # U S^2 U^T, so that the next line is U p(S) V^T
         x = LINEAR * x + (CUBIC * square + QUINTIC * square @ square) @ x

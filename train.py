@@ -13,6 +13,7 @@ the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.
 
 import argparse
 import dataclasses
+import functools
 import math
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from optimizer import make_optimizer
 from settings import Settings
 from support import cli, distributed, pictures
 from support.checkpoint import in_half, restore_optimizer, save_checkpoint
+from support.cuda_graph import replayed
 from support.errors import UserError, user_errors
 from support.reports import check_finite, describe, metrics, report, save_reports, take_folder
 from support.runs import load_images, open_or_start
@@ -147,6 +149,7 @@ def main():
             network = cli.compiled(network, device, samples)
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run, args.checkpoint)
+        step = replayed(functools.partial(train_step, network, optimizer, settings), device)
 
         if distributed.is_first():
             take_folder(run)
@@ -155,7 +158,7 @@ def main():
             save_epoch(args.checkpoint, model, optimizer, run, test_images)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             start = time.perf_counter()  # a clock that never jumps
-            train_loss = train_epoch(network, optimizer, train_images, epoch, settings)
+            train_loss = train_epoch(network, step, train_images, epoch, settings)
             seconds = time.perf_counter() - start
             test_loss = loss_on(objective, test_images, settings)
             row = metrics(epoch, train_loss, test_loss, len(train_images), seconds)
@@ -173,7 +176,7 @@ def main():
 # The training itself
 
 
-def train_epoch(network, optimizer, images, epoch, settings):
+def train_epoch(network, step, images, epoch, settings):
     """One pass over the images (N, 1, 28, 28), uint8: their mean ``(loss, bce, kld)`` in nats per image.
 
     Everything random follows from the seed, the epoch's number and the process, so an epoch
@@ -186,21 +189,30 @@ def train_epoch(network, optimizer, images, epoch, settings):
     steps = math.ceil(len(images) / settings.batch_size)
     means = distributed.Means(3, images.device)
     with cli.progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
-        for step, (indices, weight) in enumerate(distributed.shares(order, settings.batch_size)):
+        for number, (indices, weight) in enumerate(distributed.shares(order, settings.batch_size)):
             x = to_float(images[indices])  # (B, 1, 28, 28)
             x = draw_pixels(move(x) if settings.moves(epoch) else x, settings.binarizes(epoch))
-            lr = learning_rate((epoch - 1) * steps + step, settings.epochs * steps, settings.lr)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            loss, bce, kld = loss_of_batch(network, x, settings)
-            optimizer.zero_grad()
-            (weight * loss).backward()  # the weight is 1 where a single process trains
-            optimizer.step()
+            lr = learning_rate((epoch - 1) * steps + number, settings.epochs * steps, settings.lr)
+            loss, bce, kld = step(x, lr, weight)
             means.add((loss, bce, kld), len(x))
             bar.update()
-            if step % 50 == 0:  # asking a GPU for a number makes it wait
+            if number % 50 == 0:  # asking a GPU for a number makes it wait
                 bar.set_postfix_str(f"loss {loss.item():.2f}")
     return means.over_all()
+
+
+def train_step(network, optimizer, settings, x, lr, weight):
+    """One step on images x (B, 1, 28, 28) in [0, 1]: the ``(loss, bce, kld)`` before it.
+
+    ``weight`` is that of the gradient: 1 where a single process trains.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss, bce, kld = loss_of_batch(network, x, settings)
+    optimizer.zero_grad()
+    (weight * loss).backward()
+    optimizer.step()
+    return loss.detach(), bce.detach(), kld.detach()
 
 
 def loss_of_batch(network, x, settings, generator=None):

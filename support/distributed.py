@@ -139,7 +139,6 @@ class Means:
 
     def add(self, losses, images):
         """Add the means (a sequence of scalar tensors) over that many images."""
-        losses = [loss.detach() for loss in losses]
         self.sums += torch.stack([*losses, torch.ones_like(losses[0])]) * images
 
     def over_all(self):

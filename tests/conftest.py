@@ -25,6 +25,7 @@ from support.checkpoint import load_checkpoint
 from support.errors import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # before the tests hide them
 
 # Each of pytest-xdist's workers has its share of the cores, and so have the scripts that it starts.
 THREADS = max(1, os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))

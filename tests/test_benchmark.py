@@ -1,6 +1,7 @@
 """The benchmark: its ratios are those of its times, its FLOPs those counted by hand, and both ways learn."""
 
 import copy
+import functools
 import json
 
 import pytest
@@ -13,7 +14,7 @@ from optimizer import MuonAdamW, make_optimizer
 from settings import Settings
 from support.timing import step_flops
 from support.usual import usual_layers, usual_way
-from train import mix_seed, train_epoch
+from train import mix_seed, train_epoch, train_step
 
 
 def test_ratios(call, data_dir, own_folder):
@@ -107,7 +108,7 @@ def test_our_way_is_the_way_of_train(digits, monkeypatch):
     two = copy.deepcopy(one)
     settings = Settings(epochs=1, batch_size=40, precision="fp32")
     optimizer = make_optimizer(one, settings.lr, settings.weight_decay)
-    train_epoch(one, optimizer, images, 1, settings)
+    train_epoch(one, functools.partial(train_step, one, optimizer, settings), images, 1, settings)
     step = our_way(two, images, 40, steps=1, precision="fp32")
     torch.manual_seed(mix_seed(settings.seed, 1, 1))  # as in the first epoch of train.py
     step()

@@ -23,26 +23,37 @@ def test_orthogonal_keeps_the_singular_vectors_and_evens_the_values(shape):
     assert s.min() > 0.6 and s.max() < 1.3
 
 
+def test_many_matrices_at_once_are_what_they_are_alone():
+    matrices = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrices *= torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    alone = torch.stack([orthogonal(matrix) for matrix in matrices.flatten(0, 1)]).view_as(matrices)
+    torch.testing.assert_close(orthogonal(matrices), alone)
+
+
 def test_nothing_to_follow_is_no_step():
     assert orthogonal(torch.zeros(3, 4)).abs().max() == 0
 
 
 def test_two_steps_of_muon_against_the_definition():
-    """Nesterov momentum; steps of root mean square about 0.2 times lr, as AdamW's are."""
+    """Nesterov momentum; steps of root mean square about 0.2 times lr, as AdamW's are. Two weights of three
+    have the same shape, and are one batch of matrices."""
     torch.manual_seed(0)
-    weight = torch.randn(6, 4, 3, 3)
-    first, second = torch.randn(2, *weight.shape)
-    p = torch.nn.Parameter(weight.clone(memory_format=torch.channels_last))
-    optimizer = MuonAdamW([{"params": [p], "weight_decay": 0.3, "muon": True}], lr=0.1)
-    expected, momentum = weight, 0.0
-    for gradient in (first, second):
-        p.grad = gradient.clone()
+    weights = [torch.randn(6, 4, 3, 3), torch.randn(4, 2, 3, 3), torch.randn(6, 4, 3, 3)]
+    gradients = [torch.randn(2, *weight.shape) for weight in weights]
+    parameters = [torch.nn.Parameter(w.clone(memory_format=torch.channels_last)) for w in weights]
+    optimizer = MuonAdamW([{"params": parameters, "weight_decay": 0.3, "muon": True}], lr=0.1)
+    for number in range(2):
+        for p, both in zip(parameters, gradients, strict=True):
+            p.grad = both[number].clone()
         optimizer.step()
-        momentum = 0.95 * momentum + 0.05 * gradient
-        step = 0.2 * 6 * orthogonal((0.05 * gradient + 0.95 * momentum).flatten(1)).view_as(weight)
-        assert 0.1 < step.square().mean().sqrt() < 0.3
-        expected = expected - 0.1 * (0.3 * expected + step)
-    torch.testing.assert_close(p.detach(), expected)
+    for p, expected, both in zip(parameters, weights, gradients, strict=True):
+        momentum, size = 0.0, max(len(expected), expected[0].numel()) ** 0.5
+        for gradient in both:
+            momentum = 0.95 * momentum + 0.05 * gradient
+            step = 0.2 * size * orthogonal((0.05 * gradient + 0.95 * momentum).flatten(1)).view_as(expected)
+            assert 0.1 < step.square().mean().sqrt() < 0.3
+            expected = expected - 0.1 * (0.3 * expected + step)
+        torch.testing.assert_close(p.detach(), expected)
 
 
 def test_convolutions_without_a_gradient_stay():

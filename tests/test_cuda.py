@@ -1,0 +1,154 @@
+"""What only a machine with a CUDA GPU can show. The other tests see no GPU; these start processes that do."""
+
+import functools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import torch
+from conftest import ROOT, VISIBLE_GPUS, outcome
+
+from data import to_float
+from model import ConvVAE
+from optimizer import make_optimizer
+from settings import Settings
+from support.cuda_graph import WARM_UP, Replayed
+from train import train_epoch, train_step
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu(environment):
+    """For these tests alone the GPUs are seen again, by processes that are started from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if VISIBLE_GPUS is None:
+            patch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            patch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE_GPUS)
+        if not torch.cuda.device_count():  # which asks the driver, and opens no GPU
+            pytest.skip("no CUDA GPU")
+        yield
+
+
+def elsewhere(function, *args):
+    """What a function returns in a process of its own; if this one opened the GPU, all tests would see it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def on_gpu(script, *args, cwd):
+    command = [sys.executable, ROOT / f"{script}.py", *map(str, args)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170, env=os.environ)
+    return outcome(result.returncode, result.stdout, result.stderr)
+
+
+def epochs_of(images, way):
+    """The losses of three epochs, and a weight after them: steps replayed, or each as it comes."""
+    torch.manual_seed(0)
+    model = ConvVAE(latent_dim=8, hidden_dim=64).cuda().to(memory_format=torch.channels_last)
+    settings = Settings(epochs=3, batch_size=32, latent_dim=8, move_epochs=2, precision="fp32")
+    optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
+    step = functools.partial(train_step, model, optimizer, settings)
+    if way == "replayed":
+        step = Replayed(step)
+    losses = [train_epoch(model, step, images.cuda(), epoch, settings) for epoch in (1, 2, 3)]
+    assert way != "replayed" or (step.calls == WARM_UP and step.graph is not None)
+    return losses, model.mu_head.weight.detach().cpu()
+
+
+def test_steps_that_are_replayed_are_the_steps_themselves(digits):
+    """300 images in batches of 32: the last one is of 12, and never replayed. Sums differ in their order."""
+    images = torch.from_numpy(digits.train[0])[:, None]
+    losses, weight = elsewhere(epochs_of, images, "replayed")
+    expected, expected_weight = elsewhere(epochs_of, images, "as it comes")
+    assert expected[0][0] > expected[1][0] > expected[2][0]
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=2e-3, atol=0)
+    torch.testing.assert_close(weight, expected_weight, rtol=0, atol=2e-3)
+
+
+def replays_on_other_batches(images):
+    """The loss of a step of a replayed function on two batches, after those that it was recorded with."""
+    model, settings = ConvVAE(latent_dim=8, hidden_dim=64).cuda(), Settings(latent_dim=8, precision="fp32")
+    optimizer = make_optimizer(model, settings.lr, 0.0)
+    step = Replayed(functools.partial(train_step, model, optimizer, settings))
+    for _ in range(WARM_UP + 2):
+        step(to_float(images[:32].cuda()), 1e-3, 1.0)
+    blank, digits = torch.zeros(32, 1, 28, 28).cuda(), to_float(images[32:64].cuda())
+    before = model.mu_head.weight.clone()
+    losses = [step(x, 0.0, 1.0)[0].item() for x in (blank, digits)]
+    return losses, torch.equal(before, model.mu_head.weight)
+
+
+def test_replays_take_their_images_and_learning_rate(digits):
+    (blank, written), stood_still = elsewhere(
+        replays_on_other_batches, torch.from_numpy(digits.train[0])[:, None]
+    )
+    assert written > blank + 50
+    assert stood_still
+
+
+def test_a_run_on_a_gpu_ends_where_one_on_a_cpu_does(trained, data_dir, read_metrics, own_folder):
+    """Other noise, and so not the same: three epochs of 300 images, from 500 nats."""
+    options = ("--epochs", 3, "--batch-size", 16, "--latent-dim", 8, "--lr", 0.002, "--data-dir", data_dir)
+    result = on_gpu("train", *options, cwd=own_folder)
+    assert result.code == 0, result.err
+    assert result.out.startswith("cuda, bf16;") or result.out.startswith("cuda, fp32;")
+    ours, cpu = read_metrics(own_folder / "outputs/training")[-1], read_metrics(trained.out)[-1]
+    assert ours["train_loss"] == pytest.approx(cpu["train_loss"], rel=0.05)
+    assert ours["test_loss"] == pytest.approx(cpu["test_loss"], rel=0.1)
+
+
+def test_a_run_can_change_devices(data_dir, read_metrics, own_folder):
+    """Begun on either, killed after an epoch, ended on the other."""
+    options = ("--epochs", 3, "--precision", "fp32", "--batch-size", 16, "--data-dir", data_dir)
+    for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
+        files = ("--checkpoint", f"{first}.pt", "--out", first)
+        command = [sys.executable, ROOT / "train.py", "--device", first, *map(str, options), *files]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) as process:
+            for line in process.stdout:
+                if line.split()[:2] == [b"epoch", b"1"]:
+                    process.kill()
+                    break
+        result = on_gpu(
+            "train", "--resume", "--device", second, "--data-dir", data_dir, *files, cwd=own_folder
+        )
+        assert result.code == 0, result.err
+        losses = [row["train_loss"] for row in read_metrics(own_folder / first)]
+        assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
+
+
+def test_scripts_say_the_same_on_both(trained, data_dir, own_folder):
+    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir)
+    numbers = []
+    for device in ("cpu", "cuda"):
+        result = on_gpu("evaluate", *options, "--device", device, "--json", "n.json", cwd=own_folder)
+        assert result.code == 0, result.err
+        numbers.append(json.loads((own_folder / "n.json").read_text()))
+    assert numbers[1]["device"] == "cuda"
+    for name in ("bce_at_mu", "kld", "knn_accuracy"):  # without noise
+        assert numbers[1][name] == pytest.approx(numbers[0][name], rel=1e-3)
+    assert numbers[1]["negative_elbo"] == pytest.approx(numbers[0]["negative_elbo"], rel=1e-2)
+    for script in ("generate", "interpolate", "tsne"):
+        flags = options if script != "generate" else options[:2]
+        result = on_gpu(script, *flags, "--device", "cuda", cwd=own_folder)
+        assert result.code == 0, result.err
+
+
+def test_benchmark_on_a_gpu(data_dir, own_folder):
+    options = ("--rounds", 1, "--steps", 8, "--batch-size", 32, "--data-dir", data_dir)
+    result = on_gpu(
+        "benchmark", *options, "--device", "cuda", "--profile", "--json", "b.json", cwd=own_folder
+    )
+    assert result.code == 0, result.err
+    assert json.loads((own_folder / "b.json").read_text())["device"] == "cuda"
+
+
+def test_importance_samples_on_a_gpu(data_dir, read_metrics, own_folder):
+    options = ("--epochs", 2, "--batch-size", 16, "--importance-samples", 3, "--data-dir", data_dir)
+    result = on_gpu("train", *options, "--device", "cuda", cwd=own_folder)
+    assert result.code == 0, result.err
+    first, second = (row["train_loss"] for row in read_metrics(own_folder / "outputs/training"))
+    assert first > second > 0
