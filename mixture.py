@@ -24,15 +24,17 @@ def fit_mixture(z, labels, seed=0):
     triangular factor of each covariance.
     """
     from sklearn.mixture import GaussianMixture  # here, not above: only the end of a training needs it
+    from threadpoolctl import threadpool_limits
 
     members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]
     # A component needs some images to be fitted to: the smallest class says how many there can be.
     smallest = min(len(own) for own in members)
     components = max(1, min(COMPONENTS, smallest // (4 * z.shape[1])))
-    fits = [
-        GaussianMixture(components, reg_covar=1e-3, random_state=seed, max_iter=200).fit(own)
-        for own in members
-    ]
+    with threadpool_limits(1):  # with matrices this small two threads take six times as long as one
+        fits = [
+            GaussianMixture(components, reg_covar=1e-3, random_state=seed, max_iter=200).fit(own)
+            for own in members
+        ]
 
     def stack(name):
         return torch.stack([torch.from_numpy(getattr(fit, name)) for fit in fits])
