@@ -49,11 +49,6 @@ def parse_args():
     add = parser.add_argument
     cli.add_data_dir(parser)
     cli.add_device(parser)
-    add(
-        "--compile",
-        action="store_true",
-        help="torch.compile the network on a CUDA GPU; elsewhere it does not pay, and is left out",
-    )
     add("--checkpoint", type=cli.user_path, default=cli.TRAINED, help="the file to train into")
     add("--out", type=cli.user_path, default=cli.OUT, help="folder of pictures and metrics")
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
@@ -145,8 +140,6 @@ def main():
         samples = settings.importance_samples
         objective = ImportanceWeighted(model, samples) if samples > 1 else model
         network = distributed.in_step(objective, settings.batch_size)
-        if args.compile:
-            network = cli.compiled(network, device, samples)
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run, args.checkpoint)
         step = replayed(functools.partial(train_step, network, optimizer, settings), device)

@@ -232,17 +232,6 @@ def resumed_precision(before, asked, device):
     return asked
 
 
-def compiled(network, device, importance_samples):
-    """The network as torch.compile makes it, on a CUDA GPU. Raises UserError."""
-    if importance_samples > 1:  # the hook on z in iw_loss would not reach into the compiled backward pass
-        raise UserError("--importance-samples cannot be compiled: leave --compile out")
-    if device.type == "cuda":
-        return torch.compile(network, dynamic=False)  # two shapes: the last batch is smaller
-    if distributed.is_first():
-        print("warning: --compile pays on a CUDA GPU only: training without it", file=sys.stderr)
-    return network
-
-
 def open_model(path, device, images=None):
     """Load the checkpoint a script should use, say in one line which it is: ``(model, run, path)``.
 

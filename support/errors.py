@@ -42,11 +42,9 @@ def user_errors(*sizes):
         advice = "; what was there before is untouched: free some space and run again" if full else ""
         _leave(f"error: {where}{error.strerror or error}{advice}", 1)
     except (MemoryError, RuntimeError) as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = (str(error).splitlines() or [""])[0]
-            _leave(f"error: torch.compile does not work here ({reason}): leave --compile out", 1)
-        # CUDA says so in the type of the error, the CPU only in its words
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+        # CUDA says so in the type of the error, the CPU only in its words, and a CUDA graph that could not be
+        # recorded for want of memory says something else, with that as its context
+        if not isinstance(error, MemoryError) and "allocate" not in f"{error} {error.__context__}":
             raise
         advice = f"lower {' or '.join(sizes)}, or " if sizes else ""
         _leave(f"error: out of memory: {advice}take a machine or a --device with more of it", 1)

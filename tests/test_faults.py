@@ -139,7 +139,15 @@ def test_absurdly_large_number(refused, script, flag, size):
     refused(script, flag, size)
 
 
-@pytest.mark.parametrize("allocate", [torch.empty, bytearray])
+def record_without_memory(size):
+    """What is raised where the memory ends while a CUDA graph is recorded: the end of the recording fails, too."""
+    try:
+        torch.empty(size)
+    finally:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, bytearray, record_without_memory])
 def test_out_of_memory(capsys, allocate):
     """More bytes than any machine can address: torch raises a RuntimeError on a CPU, Python a MemoryError."""
     with pytest.raises(SystemExit) as stop, user_errors():

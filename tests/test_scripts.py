@@ -185,17 +185,6 @@ def test_handful_of_test_images(call, write_data, own_folder):
     assert call("evaluate", *options).code == 0
 
 
-def test_compile_is_left_out_on_a_cpu(call, data_dir, read_metrics, own_folder):
-    warnings = []
-    for name, flags in (("plain", ()), ("compile", ("--compile",))):
-        files = ("--checkpoint", f"{name}.pt", "--out", name, "--data-dir", data_dir)
-        result = call("train", "--epochs", 1, *flags, *files)
-        assert result.code == 0
-        warnings.append([line for line in result.err if "--compile" in line])
-    assert warnings == [[], ["warning: --compile pays on a CUDA GPU only: training without it"]]
-    assert read_metrics(own_folder / "plain") == read_metrics(own_folder / "compile")
-
-
 def test_beta_and_last_small_batch_in_metrics(call, data_dir, read_metrics, own_folder):
     """300 images in batches of 128, 128 and 44; the loss of every epoch is that of beta."""
     options = ("--epochs", 1, "--beta", 3, "--data-dir", data_dir, "--out", "beta")
@@ -286,15 +275,26 @@ def test_binarizing_changes_what_is_trained_on(call, data_dir, read_metrics, own
     assert len(losses) == 2
 
 
-def test_first_epochs_in_black_and_white(call, data_dir, monkeypatch):
+@pytest.fixture
+def watch_batches(monkeypatch):
+    """A function that has another called with the split and the images of every batch of a training."""
+
+    def watch_batches(see):
+        loss_of_batch = train.loss_of_batch
+
+        def see_and_go_on(network, x, *others):
+            see("train" if network.training else "test", x)
+            return loss_of_batch(network, x, *others)
+
+        monkeypatch.setattr(train, "loss_of_batch", see_and_go_on)
+
+    return watch_batches
+
+
+def test_first_epochs_in_black_and_white(call, data_dir, watch_batches):
     """They alone, and in training alone; the model itself is one of gray pixels."""
-    seen, loss_of_batch = [], train.loss_of_batch
-
-    def see(network, x, *others):
-        seen.append(("train" if network.training else "test", "gray" if (x % 1).any() else "drawn"))
-        return loss_of_batch(network, x, *others)
-
-    monkeypatch.setattr(train, "loss_of_batch", see)
+    seen = []
+    watch_batches(lambda split, x: seen.append((split, "gray" if (x % 1).any() else "drawn")))
     options = ("--epochs", 3, "--binarize-epochs", 2, "--batch-size", 1000, "--data-dir", data_dir)
     assert call("train", *options).code == 0
     tested = ("test", "gray")
@@ -303,18 +303,16 @@ def test_first_epochs_in_black_and_white(call, data_dir, monkeypatch):
     assert (settings.binarize, settings.binarize_epochs) == (False, 2)
 
 
-def test_first_epochs_with_moved_images(call, data_dir, digits, monkeypatch):
+def test_first_epochs_with_moved_images(call, data_dir, digits, watch_batches):
     """They alone, and in training alone."""
-    seen, loss_of_batch = [], train.loss_of_batch
+    seen = []
     known = {split: {image.tobytes() for image in getattr(digits, split)[0]} for split in ("train", "test")}
 
-    def see(network, x, *others):
-        split = "train" if network.training else "test"
+    def see(split, x):
         images = (x * 255).round().to(torch.uint8).numpy()
         seen.append((split, sum(image.tobytes() in known[split] for image in images) / len(x)))
-        return loss_of_batch(network, x, *others)
 
-    monkeypatch.setattr(train, "loss_of_batch", see)
+    watch_batches(see)
     options = ("--epochs", 3, "--move-epochs", 2, "--batch-size", 1000, "--data-dir", data_dir)
     assert call("train", *options).code == 0
     assert seen == [("train", 0), ("test", 1), ("train", 0), ("test", 1), ("train", 1), ("test", 1)]
