@@ -140,7 +140,7 @@ def test_absurdly_large_number(refused, script, flag, size):
 
 
 def record_without_memory(size):
-    """What is raised where the memory ends while a CUDA graph is recorded: the end of the recording fails, too."""
+    """What is raised where the memory ends while a CUDA graph is recorded: its end fails, too."""
     try:
         torch.empty(size)
     finally:
