@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.AdamW):
         super().step()
 
     def muon_step(self, parameters, lr, weight_decay):
-        """One step of parameters of one shape, all at once: many small multiplications would take longer."""
+        """One step of parameters of one shape, made orthogonal together: one by one would take longer."""
         ahead = []
         for p in parameters:
             state = self.state[p]

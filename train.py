@@ -142,7 +142,8 @@ def main():
         network = distributed.in_step(objective, settings.batch_size)
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run, args.checkpoint)
-        step = replayed(functools.partial(train_step, network, optimizer, settings), device)
+        step = functools.partial(train_step, network, optimizer, settings)  # of x, lr and weight
+        step = replayed(step, device)
 
         if distributed.is_first():
             take_folder(run)
@@ -172,6 +173,7 @@ def main():
 def train_epoch(network, step, images, epoch, settings):
     """One pass over the images (N, 1, 28, 28), uint8: their mean ``(loss, bce, kld)`` in nats per image.
 
+    ``step`` is train_step of this network, but for its last three arguments.
     Everything random follows from the seed, the epoch's number and the process, so an epoch
     is the same whether or not the ones before it ran in this process.
     """
@@ -205,7 +207,7 @@ def train_step(network, optimizer, settings, x, lr, weight):
     optimizer.zero_grad()
     (weight * loss).backward()
     optimizer.step()
-    return loss.detach(), bce.detach(), kld.detach()
+    return loss.detach(), bce.detach(), kld.detach()  # whoever keeps them does not keep what led to them
 
 
 def loss_of_batch(network, x, settings, generator=None):

@@ -255,10 +255,10 @@ def restore_optimizer(optimizer, run, path):
     """Give the optimiser the state it had when the run was saved to ``path``, if it was."""
     if run.optimizer is None:
         return
-    here = [{name: group[name] for name in ("fused", "capturable")} for group in optimizer.param_groups]
     try:
+        # The run may have begun on another device, and how to step is a matter of this one.
+        for group, saved in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
+            saved.update(fused=group["fused"], capturable=group["capturable"])
         optimizer.load_state_dict(run.optimizer)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         raise CheckpointError(f"{path} is damaged: its optimiser state does not fit") from None
-    for group, device_needs in zip(optimizer.param_groups, here, strict=True):
-        group.update(device_needs)  # the run may have begun on another device

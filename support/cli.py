@@ -201,6 +201,8 @@ def pick_device(name):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UserError(f"device '{name}' is not here ({count} CUDA devices found): use --device cpu")
+        if device.index:
+            torch.cuda.set_device(device)  # streams, graphs and waiting are the current device's
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is not here: use --device cpu")
     return device

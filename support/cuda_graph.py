@@ -1,37 +1,37 @@
 """Training steps on a CUDA GPU that Python does not hold up: recorded once, then replayed."""
 
 import torch
+import torch.distributed as dist
 
-from support import distributed
-
-WARM_UP = 3  # steps before the recording, in which the libraries choose their kernels and take their memory
+STEPS_BEFORE = 3  # the recording: in them libraries choose their kernels and the optimiser makes its state
 
 
 def replayed(step, device):
-    """``step`` as a CUDA graph where one process trains on a CUDA GPU, and elsewhere as it is."""
-    return Replayed(step) if device.type == "cuda" and distributed.get_world_size() == 1 else step
+    """``step`` as a CUDA graph where a single process trains on a CUDA GPU, and elsewhere as it is."""
+    return Replayed(step) if device.type == "cuda" and not dist.is_initialized() else step
 
 
 class Replayed:
-    """A function of a batch x and a learning rate as a CUDA graph.
+    """A training step of a batch x and a learning rate, as a CUDA graph.
 
     A step of a network this small is some hundreds of kernels of a few microseconds each, which Python
-    cannot start as fast as a GPU is done with them. A graph starts all of them at once, with the same
-    memory and the same arguments; so x and the learning rate are copied to where the recording had
-    them, and what it returns holds until the next call. Batches of another size than the first, as the
-    last one of an epoch, are not replayed. https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    cannot start as fast as a GPU is done with them. A graph starts all of them at once, with the memory
+    and the arguments that they were recorded with; so x and the learning rate are copied to where the
+    recording had them, the weight stays what it was, and what a step returns holds until the next one.
+    Batches of another size than the first, as the last one of an epoch, are not replayed.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
     def __init__(self, step):
-        self.step, self.graph, self.shape, self.calls = step, None, None, 0
+        self.step, self.graph, self.shape, self.steps_made = step, None, None, 0
 
     def __call__(self, x, lr, weight):
         self.shape = self.shape or x.shape
         if x.shape != self.shape:
             return self.step(x, lr, weight)
-        if self.calls < WARM_UP:
-            self.calls += 1
-            return self._aside(x, lr, weight)
+        if self.steps_made < STEPS_BEFORE:
+            self.steps_made += 1
+            return self._on_another_stream(x, lr, weight)
         if self.graph is None:
             self.x, self.lr = x.clone(), torch.tensor(lr, device=x.device)
             self.graph = torch.cuda.CUDAGraph()
@@ -42,11 +42,11 @@ class Replayed:
         self.graph.replay()
         return self.outputs
 
-    def _aside(self, *arguments):
-        """A step on a stream of its own, so that nothing of it belongs to the stream PyTorch starts with."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+    def _on_another_stream(self, *arguments):
+        """A step as it comes; those before a recording must not be on the stream that PyTorch starts with."""
+        current, other = torch.cuda.current_stream(), torch.cuda.Stream()
+        other.wait_stream(current)
+        with torch.cuda.stream(other):
             outputs = self.step(*arguments)
-        current.wait_stream(side)
+        current.wait_stream(other)
         return outputs

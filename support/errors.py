@@ -42,8 +42,8 @@ def user_errors(*sizes):
         advice = "; what was there before is untouched: free some space and run again" if full else ""
         _leave(f"error: {where}{error.strerror or error}{advice}", 1)
     except (MemoryError, RuntimeError) as error:
-        # CUDA says so in the type of the error, the CPU only in its words, and a CUDA graph that could not be
-        # recorded for want of memory says something else, with that as its context
+        # CUDA says so in the type of the error, the CPU only in its words. Where the memory ends while a CUDA
+        # graph is recorded, the end of the recording fails, too, and what it raises has the cause as context.
         if not isinstance(error, MemoryError) and "allocate" not in f"{error} {error.__context__}":
             raise
         advice = f"lower {' or '.join(sizes)}, or " if sizes else ""

@@ -14,8 +14,9 @@ from fuzz_checkpoint import Call
 from torch import nn
 
 from model import ConvVAE, vae_loss
+from optimizer import make_optimizer
 from settings import Settings
-from support.checkpoint import Run, load_checkpoint, save_checkpoint
+from support.checkpoint import Run, load_checkpoint, restore_optimizer, save_checkpoint
 from support.errors import CheckpointError
 
 
@@ -71,6 +72,15 @@ def test_checkpoint_round_trip_is_exact(model, tmp_path):
     assert (found.settings, found.source, found.history) == (settings, "full", history)
     assert (found.out, found.mixture, found.saved) == ("here", None, None)
     assert os.listdir(path.parent) == ["vae.pt"]
+
+
+def test_optimizer_of_another_device_steps_as_is_best_on_this_one(model):
+    """An MPS device fuses nothing, a CUDA GPU takes steps that a graph can hold: neither concerns a CPU."""
+    before, after = (make_optimizer(model, 0.01, 0.1) for _ in range(2))
+    for number, group in enumerate(before.param_groups):
+        group.update(fused=number % 2 == 0, capturable=number % 2 == 1)
+    restore_optimizer(after, Run(Settings(), optimizer=before.state_dict()), "vae.pt")
+    assert all(group["fused"] and not group["capturable"] for group in after.param_groups)
 
 
 def test_nothing_is_saved_twice(saved, model):

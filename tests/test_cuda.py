@@ -16,7 +16,7 @@ from data import to_float
 from model import ConvVAE
 from optimizer import make_optimizer
 from settings import Settings
-from support.cuda_graph import WARM_UP, Replayed
+from support.cuda_graph import STEPS_BEFORE, Replayed
 from train import train_epoch, train_step
 
 
@@ -48,14 +48,14 @@ def on_gpu(script, *args, cwd):
 def epochs_of(images, way):
     """The losses of three epochs, and a weight after them: steps replayed, or each as it comes."""
     torch.manual_seed(0)
-    model = ConvVAE(latent_dim=8, hidden_dim=64).cuda().to(memory_format=torch.channels_last)
+    model = ConvVAE(latent_dim=8, hidden_dim=64, dropout=0.1).cuda().to(memory_format=torch.channels_last)
     settings = Settings(epochs=3, batch_size=32, lr=5e-4, latent_dim=8, move_epochs=2, precision="fp32")
     optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
     step = functools.partial(train_step, model, optimizer, settings)
     if way == "replayed":
         step = Replayed(step)
     losses = [train_epoch(model, step, images.cuda(), epoch, settings) for epoch in (1, 2, 3)]
-    assert way != "replayed" or (step.calls == WARM_UP and step.graph is not None)
+    assert way != "replayed" or (step.steps_made == STEPS_BEFORE and step.graph is not None)
     return losses, model.mu_head.weight.detach().cpu()
 
 
@@ -74,7 +74,7 @@ def replays_on_other_batches(images):
     model, settings = ConvVAE(latent_dim=8, hidden_dim=64).cuda(), Settings(latent_dim=8, precision="fp32")
     optimizer = make_optimizer(model, settings.lr, 0.0)
     step = Replayed(functools.partial(train_step, model, optimizer, settings))
-    for _ in range(WARM_UP + 2):
+    for _ in range(STEPS_BEFORE + 2):
         step(to_float(images[:32].cuda()), 1e-3, 1.0)
     blank, digits = torch.zeros(32, 1, 28, 28).cuda(), to_float(images[32:64].cuda())
     before = model.mu_head.weight.clone()
@@ -102,8 +102,8 @@ def test_a_run_on_a_gpu_ends_where_one_on_a_cpu_does(trained, data_dir, read_met
 
 
 def test_a_run_can_change_devices(data_dir, read_metrics, own_folder):
-    """Begun on either, killed after an epoch, ended on the other."""
-    options = ("--epochs", 3, "--precision", "fp32", "--batch-size", 16, "--data-dir", data_dir)
+    """Begun on either, killed after an epoch, ended on the other. All batches of 300 images are full."""
+    options = ("--epochs", 3, "--precision", "fp32", "--batch-size", 20, "--data-dir", data_dir)
     for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
         files = ("--checkpoint", f"{first}.pt", "--out", first)
         command = [sys.executable, ROOT / "train.py", "--device", first, *map(str, options), *files]
@@ -143,6 +143,7 @@ def test_benchmark_on_a_gpu(data_dir, own_folder):
         "benchmark", *options, "--device", "cuda", "--profile", "--json", "b.json", cwd=own_folder
     )
     assert result.code == 0, result.err
+    assert "convolution" in result.out  # and not only what prepares the images
     assert json.loads((own_folder / "b.json").read_text())["device"] == "cuda"
 
 

@@ -95,6 +95,16 @@ def test_auto_takes_the_best_device_there_is(monkeypatch):
         assert cli.pick_device("auto").type == best
 
 
+def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch):
+    """Whose the streams and graphs are that a training makes: on another than its tensors they do nothing."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert cli.pick_device("cuda:1") == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")]
+
+
 @pytest.mark.parametrize(
     "args, word",
     [
