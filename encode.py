@@ -89,8 +89,8 @@ def main():
     files = named_files(args.files)
     check_outputs(args.out, args.npz, picture, strangest if args.split else None, spare=[path, *files])
     chosen = read_split(args, run) if args.split else read_files(files, args, run)
-    generator = torch.Generator(device).manual_seed(args.seed)
-    x = draw_pixels(to_float(chosen.images.to(device)), run.settings.binarize, generator)  # (N, 1, 28, 28)
+    on_cpu, generator = cli.generators(args.seed, device)
+    x = draw_pixels(to_float(chosen.images), run.settings.binarize, on_cpu).to(device)  # (N, 1, 28, 28)
 
     parts = cli.progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld = (terms.cpu() for terms in elbo_terms(model, parts, args.draws, generator))

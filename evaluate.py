@@ -7,8 +7,8 @@
 
 All losses are in nats per image: summed over pixels and latents, averaged over images,
 with z sampled from q(z|x). A model trained with --binarize is measured on pixels drawn
-once from the test images' gray levels, with a fixed seed; one trained with --validate,
-on the training images that it held out.
+once from the test images' gray levels, with a fixed seed and the same on every device;
+one trained with --validate, on the training images that it held out.
 """
 
 import json
@@ -78,9 +78,9 @@ def main():
     train = load_split(run, args.data_dir, "train")
     test = load_split(run, args.data_dir, settings.test_split)
     check_data(path, run, test)
-    generator = torch.Generator(device).manual_seed(args.seed)
-    gray, train_images = to_float(test.images.to(device)), train.images.to(device)  # (N, 1, 28, 28)
-    x = draw_pixels(gray, settings.binarize, generator)
+    on_cpu, generator = cli.generators(args.seed, device)
+    gray, train_images = to_float(test.images), train.images.to(device)  # (N, 1, 28, 28)
+    x = draw_pixels(gray, settings.binarize, on_cpu).to(device)
 
     numbers = {
         "checkpoint": str(path),
@@ -108,7 +108,7 @@ def main():
         judge = load_judge("outputs", train_images, train.labels)
         kinds = draw_images(model, mixture, train_images, x, args.seed, generator)
         numbers["samples"] = {"n": len(x), "seed": args.seed, "temperature": TEMPERATURE}
-        numbers["samples"] |= sample_numbers(judge, kinds, gray, test.labels)
+        numbers["samples"] |= sample_numbers(judge, kinds, gray.to(device), test.labels)
         print(sample_table(numbers["samples"], run.classes, settings.test_split))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())

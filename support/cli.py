@@ -222,6 +222,12 @@ def pick_precision(name, device):
     return "bf16" if capable else "fp32"
 
 
+def generators(seed, device):
+    """Two generators: one on the CPU, for what is to be the same on every device, and one on the device."""
+    on_cpu = torch.Generator().manual_seed(seed)
+    return on_cpu, on_cpu if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
+
+
 def resumed_precision(before, asked, device):
     """The precision to go on in, for a run that was in ``before``; a warning where that has a price."""
     warning = None

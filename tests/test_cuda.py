@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,20 +122,35 @@ def test_a_run_can_change_devices(data_dir, read_metrics, own_folder):
 
 
 def test_scripts_say_the_same_on_both(trained, data_dir, own_folder):
-    options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir)
-    numbers = []
-    for device in ("cpu", "cuda"):
-        result = on_gpu("evaluate", *options, "--device", device, "--json", "n.json", cwd=own_folder)
-        assert result.code == 0, result.err
-        numbers.append(json.loads((own_folder / "n.json").read_text()))
-    assert numbers[1]["device"] == "cuda"
+    numbers = numbers_on_both(trained.checkpoint, data_dir)
     for name in ("bce_at_mu", "kld", "knn_accuracy"):  # without noise
-        assert numbers[1][name] == pytest.approx(numbers[0][name], rel=1e-3)
-    assert numbers[1]["negative_elbo"] == pytest.approx(numbers[0]["negative_elbo"], rel=1e-2)
+        assert numbers["cuda"][name] == pytest.approx(numbers["cpu"][name], rel=1e-3)
+    assert numbers["cuda"]["negative_elbo"] == pytest.approx(numbers["cpu"]["negative_elbo"], rel=1e-2)
     for script in ("generate", "interpolate", "tsne"):
-        flags = options if script != "generate" else options[:2]
-        result = on_gpu(script, *flags, "--device", "cuda", cwd=own_folder)
+        data = () if script == "generate" else ("--data-dir", data_dir)
+        options = ("--checkpoint", trained.checkpoint, *data, "--device", "cuda")
+        result = on_gpu(script, *options, cwd=own_folder)
         assert result.code == 0, result.err
+
+
+def test_black_and_white_pixels_are_the_same_on_both(call, data_dir):
+    options = ("--epochs", 1, "--binarize", "--checkpoint", "bits.pt", "--data-dir", data_dir)
+    assert call("train", *options).code == 0
+    numbers = numbers_on_both("bits.pt", data_dir)
+    for name in ("bce_at_mu", "kld"):
+        assert numbers["cuda"][name] == pytest.approx(numbers["cpu"][name], rel=1e-4)
+
+
+def numbers_on_both(checkpoint, data_dir):
+    """What evaluate.py says of a model: {device: numbers}."""
+    numbers = {}
+    for device in ("cpu", "cuda"):
+        options = ("--checkpoint", checkpoint, "--data-dir", data_dir, "--json", f"{device}.json")
+        result = on_gpu("evaluate", *options, "--device", device, cwd=".")
+        assert result.code == 0, result.err
+        numbers[device] = json.loads(Path(f"{device}.json").read_text())
+        assert numbers[device]["device"] == device
+    return numbers
 
 
 def test_benchmark_on_a_gpu(data_dir, own_folder):
