@@ -199,8 +199,8 @@ def train_epoch(network, step, images, epoch, settings):
 def train_step(network, optimizer, settings, x, lr, weight):
     """One step on images x (B, 1, 28, 28) in [0, 1]: the ``(loss, bce, kld)`` before it.
 
-    ``weight`` is that of the gradient: 1 where a single process trains. A CUDA GPU records a step, and
-    repeats it with other images: nothing in it may ask for a number, with .item(), print or if.
+    ``weight`` is that of the gradient: 1 where a single process trains. On a CUDA GPU a step is recorded
+    once and repeated with other images: nothing in it may ask for a number, with .item(), print or if.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
