@@ -151,6 +151,7 @@ def our_way(model, images, batch_size, steps, precision, replay=True):
         order = torch.arange(len(images))[part]
         order = order[torch.randperm(len(order))].to(images.device)
         for indices in order.split(batch_size):
+            # the schedule has set the learning rate, but a graph knows of it only what it is told
             step(to_float(images[indices]), schedule.get_last_lr()[0], 1.0)
             schedule.step()
 

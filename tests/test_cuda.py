@@ -3,15 +3,12 @@
 import functools
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, VISIBLE_GPUS, outcome
+from conftest import VISIBLE_GPUS
 
 from data import to_float
 from model import ConvVAE
@@ -38,12 +35,6 @@ def elsewhere(function, *args):
     """What a function returns in a process of its own; if this one opened the GPU, all tests would see it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
-
-
-def on_gpu(script, *args, cwd):
-    command = [sys.executable, ROOT / f"{script}.py", *map(str, args)]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170, env=os.environ)
-    return outcome(result.returncode, result.stdout, result.stderr)
 
 
 def epochs_of(images, way):
@@ -91,10 +82,10 @@ def test_replays_take_their_images_and_learning_rate(digits):
     assert stood_still
 
 
-def test_a_run_on_a_gpu_ends_where_one_on_a_cpu_does(trained, data_dir, read_metrics, own_folder):
+def test_a_run_on_a_gpu_ends_where_one_on_a_cpu_does(run, trained, data_dir, read_metrics, own_folder):
     """Other noise, and so not the same: three epochs of 300 images, from 500 nats."""
     options = ("--epochs", 3, "--batch-size", 16, "--latent-dim", 8, "--lr", 0.002, "--data-dir", data_dir)
-    result = on_gpu("train", *options, cwd=own_folder)
+    result = run("train", *options, "--device", "auto", cwd=own_folder)
     assert result.code == 0, result.err
     assert result.out.startswith("cuda, bf16;") or result.out.startswith("cuda, fp32;")
     ours, cpu = read_metrics(own_folder / "outputs/training")[-1], read_metrics(trained.out)[-1]
@@ -102,70 +93,66 @@ def test_a_run_on_a_gpu_ends_where_one_on_a_cpu_does(trained, data_dir, read_met
     assert ours["test_loss"] == pytest.approx(cpu["test_loss"], rel=0.1)
 
 
-def test_a_run_can_change_devices(data_dir, read_metrics, own_folder):
+def test_a_run_can_change_devices(start, run, data_dir, read_metrics, own_folder):
     """Begun on either, killed after an epoch, ended on the other. All batches of 300 images are full."""
     options = ("--epochs", 3, "--precision", "fp32", "--batch-size", 20, "--data-dir", data_dir)
     for first, second in (("cpu", "cuda"), ("cuda", "cpu")):
         files = ("--checkpoint", f"{first}.pt", "--out", first)
-        command = [sys.executable, ROOT / "train.py", "--device", first, *map(str, options), *files]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) as process:
-            for line in process.stdout:
-                if line.split()[:2] == [b"epoch", b"1"]:
-                    process.kill()
-                    break
-        result = on_gpu(
-            "train", "--resume", "--device", second, "--data-dir", data_dir, *files, cwd=own_folder
-        )
+        process = start("train", "--device", first, *options, *files, cwd=own_folder)
+        for line in process.stdout:
+            if line.split()[:2] == [b"epoch", b"1"]:
+                process.kill()
+                break
+        process.communicate(timeout=60)
+        result = run("train", "--resume", "--device", second, "--data-dir", data_dir, *files, cwd=own_folder)
         assert result.code == 0, result.err
         losses = [row["train_loss"] for row in read_metrics(own_folder / first)]
         assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
 
 
-def test_scripts_say_the_same_on_both(trained, data_dir, own_folder):
-    numbers = numbers_on_both(trained.checkpoint, data_dir)
+def test_scripts_say_the_same_on_both(run, trained, data_dir, own_folder):
+    numbers = numbers_on_both(run, trained.checkpoint, data_dir)
     for name in ("bce_at_mu", "kld", "knn_accuracy"):  # without noise
         assert numbers["cuda"][name] == pytest.approx(numbers["cpu"][name], rel=1e-3)
     assert numbers["cuda"]["negative_elbo"] == pytest.approx(numbers["cpu"]["negative_elbo"], rel=1e-2)
     for script in ("generate", "interpolate", "tsne"):
         data = () if script == "generate" else ("--data-dir", data_dir)
         options = ("--checkpoint", trained.checkpoint, *data, "--device", "cuda")
-        result = on_gpu(script, *options, cwd=own_folder)
+        result = run(script, *options, cwd=own_folder)
         assert result.code == 0, result.err
 
 
-def test_black_and_white_pixels_are_the_same_on_both(call, data_dir):
+def test_black_and_white_pixels_are_the_same_on_both(call, run, data_dir):
     options = ("--epochs", 1, "--binarize", "--checkpoint", "bits.pt", "--data-dir", data_dir)
     assert call("train", *options).code == 0
-    numbers = numbers_on_both("bits.pt", data_dir)
+    numbers = numbers_on_both(run, "bits.pt", data_dir)
     for name in ("bce_at_mu", "kld"):
         assert numbers["cuda"][name] == pytest.approx(numbers["cpu"][name], rel=1e-4)
 
 
-def numbers_on_both(checkpoint, data_dir):
+def numbers_on_both(run, checkpoint, data_dir):
     """What evaluate.py says of a model: {device: numbers}."""
     numbers = {}
     for device in ("cpu", "cuda"):
         options = ("--checkpoint", checkpoint, "--data-dir", data_dir, "--json", f"{device}.json")
-        result = on_gpu("evaluate", *options, "--device", device, cwd=".")
+        result = run("evaluate", *options, "--device", device, cwd=".")
         assert result.code == 0, result.err
         numbers[device] = json.loads(Path(f"{device}.json").read_text())
         assert numbers[device]["device"] == device
     return numbers
 
 
-def test_benchmark_on_a_gpu(data_dir, own_folder):
+def test_benchmark_on_a_gpu(run, data_dir, own_folder):
     options = ("--rounds", 1, "--steps", 8, "--batch-size", 32, "--data-dir", data_dir)
-    result = on_gpu(
-        "benchmark", *options, "--device", "cuda", "--profile", "--json", "b.json", cwd=own_folder
-    )
+    result = run("benchmark", *options, "--device", "cuda", "--profile", "--json", "b.json", cwd=own_folder)
     assert result.code == 0, result.err
     assert "convolution" in result.out  # and not only what prepares the images
     assert json.loads((own_folder / "b.json").read_text())["device"] == "cuda"
 
 
-def test_importance_samples_on_a_gpu(data_dir, read_metrics, own_folder):
+def test_importance_samples_on_a_gpu(run, data_dir, read_metrics, own_folder):
     options = ("--epochs", 2, "--batch-size", 16, "--importance-samples", 3, "--data-dir", data_dir)
-    result = on_gpu("train", *options, "--device", "cuda", cwd=own_folder)
+    result = run("train", *options, "--device", "cuda", cwd=own_folder)
     assert result.code == 0, result.err
     first, second = (row["train_loss"] for row in read_metrics(own_folder / "outputs/training"))
     assert first > second > 0
