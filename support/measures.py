@@ -31,14 +31,16 @@ def elbo_terms(model, batches, draws=1, generator=None):
 
 
 @torch.no_grad()
-def iw_log_likelihood(model, x, k, generator, precision="fp32"):
+def iw_log_likelihood(model, x, k, generator, precision="fp32", spread=1.0):
     """log 1/k sum_i p(x, z_i) / q(z_i|x) for images x (B, 1, 28, 28), z_i ~ q(z|x): (B,) nats.
 
     A lower bound on log p(x) on average, tighter for larger k: Burda et al., "Importance
-    Weighted Autoencoders", 2016 (arXiv:1509.00519). ``precision`` "bf16" concerns the decoder's
-    layers alone: densities and sums are float32 whatever it is.
+    Weighted Autoencoders", 2016 (arXiv:1509.00519). It is one whatever q is. ``spread`` multiplies
+    the encoder's standard deviations, but not to more than the prior's 1: latents out of use have that
+    already. ``precision`` "bf16" concerns the decoder's layers alone: densities and sums are float32.
     """
     mu, logvar = model.encode(x)  # once, whatever k
+    logvar = torch.maximum(logvar, (logvar + 2 * math.log(spread)).clamp(max=0))
     total = torch.full((len(x),), -math.inf, device=x.device)
     for start in range(0, k, IW_CHUNK):
         n = min(IW_CHUNK, k - start)

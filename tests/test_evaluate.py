@@ -64,6 +64,41 @@ def test_the_bound_tightens_with_k(every_x):
     assert exact - means[-1] < 0.01 < exact - means[0]
 
 
+class TooSure(TinyVAE):
+    """An encoder with a deviation of 0.3, whose z miss much of the posterior."""
+
+    def encode(self, x):
+        mu, logvar = super().encode(x)
+        return mu, torch.full_like(logvar, math.log(0.3**2))
+
+
+def test_wider_samples_estimate_the_same_likelihood_better(every_x):
+    model, generator = TooSure(), torch.Generator().manual_seed(0)
+    exact = model.exact_log_likelihood(every_x)
+    errors = []
+    for spread in (1, 2.5):
+        draws = [iw_log_likelihood(model, every_x, 50, generator, spread=spread) for _ in range(200)]
+        errors.append((exact - torch.stack(draws).mean(0)).mean().item())
+    assert 0 < errors[1] < 0.02 < errors[0] / 5  # bounds, both of them, on average
+    estimate = iw_log_likelihood(model, every_x, 100_000, generator, spread=2.5)
+    assert torch.allclose(estimate.double(), exact, atol=0.01)
+
+
+def test_no_sample_is_spread_beyond_the_prior(every_x):
+    """Nor narrowed: a latent that is not in use, with a deviation of 1 or a little more, keeps it."""
+    for deviation, spread, same_as in ((0.3, 1e9, 1.0), (1.0, 1.35, 1.0), (1.1, 1.35, 1.1), (0.3, 2.0, 0.6)):
+        values = []
+        for std, factor in ((deviation, spread), (same_as, 1.0)):
+            model = TinyVAE()
+            model.encode = lambda x, std=std: (
+                x.flatten(1)[:, :1],
+                torch.full((len(x), 1), 2 * math.log(std)),
+            )
+            generator = torch.Generator().manual_seed(0)
+            values.append(iw_log_likelihood(model, every_x, 20, generator, spread=factor))
+        torch.testing.assert_close(*values)
+
+
 def test_one_importance_sample_is_the_elbo(every_x):
     """In expectation, log of a single weight is the ELBO: here with the KL in closed form."""
     model, generator = TinyVAE(), torch.Generator().manual_seed(0)

@@ -66,6 +66,7 @@ BAD_ARGUMENTS = [
     ("generate", "--sampler", ("posterior",)),
     ("evaluate", "--draws", ("0", "x")),
     ("evaluate", "--iw-samples", ("0", "x")),
+    ("evaluate", "--iw-spread", ("0.5", "nan", "inf", "x")),
     ("benchmark", "--rounds", ("0", "x")),
     ("benchmark", "--steps", ("0",)),
     ("benchmark", "--batch-size", ("0",)),

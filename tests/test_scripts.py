@@ -711,6 +711,14 @@ def test_importance_weighted_numbers_in_both_precisions(trained, call, data_dir,
     assert 0 < abs(numbers["bf16"]["nll"] - numbers["fp32"]["nll"]) < 0.3
 
 
+def test_wider_importance_samples_are_named(trained, call, data_dir, own_folder):
+    options = ("--iw-samples", 30, "--iw-spread", 1.35, "--json", "iw.json", "--data-dir", data_dir)
+    result = call("evaluate", "--checkpoint", trained.checkpoint, *options)
+    numbers = json.loads((own_folder / "iw.json").read_text())
+    assert result.code == 0 and "; z 1.35 times as wide; fp32" in result.out
+    assert numbers["iw_spread"] == 1.35 and numbers["nll"] < numbers["negative_elbo"]
+
+
 def test_judged_samples(trained, call, data_dir, own_folder):
     """Twice: the second time with the judge that the first one trained and kept."""
     options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir, "--samples", "--json", "n.json")
