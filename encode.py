@@ -1,4 +1,4 @@
-"""Encode images: z of each, what it costs to say it in z, and which images are the strangest.
+"""Encode images: z, -ELBO and likely class of each, and which images are the strangest.
 
     python encode.py seven.png photos/                  # your own pictures, files or folders of them
     python encode.py --invert --center photo.jpg        # a digit in ink on paper, placed as MNIST's are
@@ -7,7 +7,7 @@
 
 The CSV has a row for each image: the file or the index, its label, mu and std of q(z|x), BCE, KL
 and -ELBO in nats (z sampled from q(z|x), --draws times), and the class the latent mixture takes it
-for at z = mu. A model trained with --binarize sees pixels drawn once with a fixed seed.
+for at z = mu. A model trained with --binarize sees pixels drawn once, by --seed.
 """
 
 import argparse

@@ -7,7 +7,7 @@
 
 All losses are in nats per image: summed over pixels and latents, averaged over images,
 with z sampled from q(z|x). A model trained with --binarize is measured on pixels drawn
-once from the test images' gray levels, with a fixed seed and the same on every device;
+once from the test images' gray levels, by --seed and the same on every device;
 one trained with --validate, on the training images that it held out.
 """
 
@@ -48,8 +48,8 @@ def parse_args():
         type=cli.number(float, at_least=1),
         default=1.0,
         metavar="S",
-        help="draw these with S times the encoder's standard deviation (at most 1): a tighter bound, by "
-        "about 1.35, where the encoder is too sure of itself, as it is of images it has not seen",
+        help="multiply the encoder's standard deviations by S for these samples, up to 1 at most; an S of "
+        "about 1.35 tightens the bound where the encoder is too sure of itself, as on images it has not seen",
     )
     parser.add_argument(
         "--samples",
@@ -207,7 +207,7 @@ def table(numbers):
     n = dict(numbers, elbo=f"{numbers['split']} -ELBO", recon=RECON)
     n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
     n["draws"] = "once" if n["draws"] == 1 else f"{n['draws']} times"
-    n["pixels"] = "pixels binarized with a fixed seed" if n["pixels"] == "binarized" else "gray pixels"
+    n["pixels"] = "pixels binarized once" if n["pixels"] == "binarized" else "gray pixels"
     floor = "  no lower than {bce_floor:.2f}, the entropy of the pixels"
     n["floor"] = floor.format(**n) if RECON == "BCE" else ""
     knn = "\n  10-NN accuracy of mu      {:8.2%}  neighbours among the training images"

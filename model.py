@@ -4,7 +4,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
 
     from model import ConvVAE, vae_loss
 
-    model = ConvVAE(latent_dim=16)
+    model = ConvVAE(latent_dim=16)                       # a trained one: support.checkpoint.load_checkpoint
     logits, mu, logvar = model(x)                        # x: (B, 1, 28, 28) in [0, 1]
     loss, bce, kld = vae_loss(logits, x, mu, logvar)     # nats per image
     images = model.eval().sample(64)                     # (64, 1, 28, 28) in [0, 1]
@@ -109,7 +109,7 @@ class ConvVAE(nn.Module):
         """The training pass: x (B, 1, 28, 28) in [0, 1] -> logits, mu, logvar.
 
         Logits, not images: the BCE on logits keeps its gradient where a sigmoid has
-        saturated, and float32 precision under autocast.
+        saturated. It is summed in float32, whatever the precision of the logits.
         """
         mu, logvar = self.encode(x)
         return self.decode_logits(self.reparameterize(mu, logvar, generator)), mu, logvar

@@ -5,7 +5,7 @@ from collections import defaultdict
 import torch
 
 MOMENTUM = 0.95
-# p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5, five times over, takes s from 0.0015 to 1 to 0.68 to 1.2:
+# p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5, applied five times, maps [0.0015, 1] into [0.68, 1.21]:
 # the Newton-Schulz iteration of Jordan et al. 2024
 LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
@@ -29,7 +29,7 @@ def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
         {"params": matrices, "weight_decay": weight_decay, "muon": False},
         {"params": others, "weight_decay": 0.0, "muon": False},
     ]
-    device = p.device.type
+    device = next(model.parameters()).device.type
     # capturable: its steps can be part of a CUDA graph
     return MuonAdamW(groups, lr=lr, betas=betas, fused=device != "mps", capturable=device == "cuda")
 
@@ -40,8 +40,8 @@ class MuonAdamW(torch.optim.AdamW):
     Adam divides the step of each number by the size of that number's own past gradients. Muon takes
     the momentum of a layer as one matrix and sets its singular values to about 1, so that rare
     directions move as far as common ones. Its steps have a root mean square of about 0.2 lr, as
-    AdamW's usually do (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both. A step
-    takes the gradients of Muon's groups away.
+    AdamW's usually do (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both. ``step``
+    sets the gradients of Muon's groups to None.
     """
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class MuonAdamW(torch.optim.AdamW):
 def orthogonal(matrices):
     """About U V^T for every matrix U S V^T of (..., rows, columns), without its SVD.
 
-    Singular values from 0.0015 of the matrix's norm become 0.68 to 1.2, and smaller ones less.
+    Singular values of at least 0.0015 times the matrix's norm end between 0.68 and 1.21, smaller ones below.
     """
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""What makes a training this one: its settings, with their defaults.
+"""The settings of a training run, with their defaults.
 
 They are train.py's flags, are saved in the checkpoint, and --resume takes them from there. A new
 one needs a line here and a flag in train.py.

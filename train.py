@@ -39,10 +39,10 @@ FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
 
 
 def parse_args():
-    """The flags. A setting of the run that was not typed is None, so that --resume can tell.
+    """The flags. A setting that was not typed is None, so that --resume can tell it from one that was.
 
-    For that argparse is given a namespace in which they are None already; the defaults named
-    here are for --help, and those of settings.py hold; the device decides on the precision.
+    argparse leaves alone what its namespace holds already: the defaults below are what --help shows,
+    and Settings has the values. The precision depends on the device.
     """
     parser = cli.Parser(__doc__)
     add_settings(parser)
@@ -131,15 +131,15 @@ def add_settings(parser):
 def main():
     args = parse_args()
     device = distributed.join(cli.pick_device(args.device))
-    with open_or_start(args, device) as (model, run):
+    with open_or_start(args, device) as (model, run):  # a ConvVAE; its settings and history so far
         settings = run.settings
         train, test = load_images(run, args.data_dir)
         train_images, test_images = train.images.to(device), test.images.to(device)
 
         model.to(device, memory_format=torch.channels_last)
-        samples = settings.importance_samples
-        objective = ImportanceWeighted(model, samples) if samples > 1 else model
-        network = distributed.in_step(objective, settings.batch_size)
+        samples = settings.importance_samples  # of z for each image
+        objective = ImportanceWeighted(model, samples) if samples > 1 else model  # gives the loss its inputs
+        network = distributed.in_step(objective, settings.batch_size)  # the same; under torchrun, in DDP
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run, args.checkpoint)
         step = functools.partial(train_step, network, optimizer, settings)  # of x, lr and weight
@@ -173,7 +173,7 @@ def main():
 def train_epoch(network, step, images, epoch, settings):
     """One pass over the images (N, 1, 28, 28), uint8: their mean ``(loss, bce, kld)`` in nats per image.
 
-    ``step`` is train_step of this network, but for its last three arguments.
+    ``step(x, lr, weight)`` is train_step with this network, its optimiser and the settings filled in.
     Everything random follows from the seed, the epoch's number and the process, so an epoch
     is the same whether or not the ones before it ran in this process.
     """
@@ -199,8 +199,9 @@ def train_epoch(network, step, images, epoch, settings):
 def train_step(network, optimizer, settings, x, lr, weight):
     """One step on images x (B, 1, 28, 28) in [0, 1]: the ``(loss, bce, kld)`` before it.
 
-    ``weight`` is that of the gradient: 1 where a single process trains. On a CUDA GPU a step is recorded
-    once and repeated with other images: nothing in it may ask for a number, with .item(), print or if.
+    ``weight`` makes up for unequal shares of a batch among processes: 1 where one trains alone. On a CUDA
+    GPU a step is recorded once and repeated with other images: nothing in it may ask for a number, with
+    .item(), print or if.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -32,11 +32,11 @@ def elbo_terms(model, batches, draws=1, generator=None):
 
 @torch.no_grad()
 def iw_log_likelihood(model, x, k, generator, precision="fp32", spread=1.0):
-    """log 1/k sum_i p(x, z_i) / q(z_i|x) for images x (B, 1, 28, 28), z_i ~ q(z|x): (B,) nats.
+    """log 1/k sum_i p(x, z_i) / r(z_i) for images x (B, 1, 28, 28), z_i ~ r: (B,) nats.
 
-    A lower bound on log p(x) on average, tighter for larger k: Burda et al., "Importance
-    Weighted Autoencoders", 2016 (arXiv:1509.00519). It is one whatever q is. ``spread`` multiplies
-    the encoder's standard deviations, but not to more than the prior's 1: latents out of use have that
+    A lower bound on log p(x) on average, whatever r is, and tighter for larger k: Burda et al.,
+    "Importance Weighted Autoencoders", 2016 (arXiv:1509.00519). r is q(z|x) with its standard
+    deviations times ``spread``, but none raised above the prior's 1, which latents out of use have
     already. ``precision`` "bf16" concerns the decoder's layers alone: densities and sums are float32.
     """
     mu, logvar = model.encode(x)  # once, whatever k
