@@ -27,8 +27,10 @@ RUNS = {
     ],
     "pretrained_binarized.pt": [
         "--binarize --latent-dim 32 --epochs 100 --checkpoint checkpoints/binarized.pt",
-        "--from checkpoints/binarized.pt --epochs 120 --lr 0.003 --seed 1",
-        "--from checkpoints/binarized2.pt --epochs 100 --lr 0.003 --weight-decay 0.02 --seed 2",
+        "--from checkpoints/binarized.pt --epochs 120 --lr 0.003 --seed 1 "
+        "--checkpoint checkpoints/binarized2.pt",
+        "--from checkpoints/binarized2.pt --epochs 100 --lr 0.003 --weight-decay 0.02 --seed 2 "
+        "--checkpoint checkpoints/binarized3.pt",
         "--from checkpoints/binarized3.pt --epochs 200 --move-epochs 160 --lr 0.003 --weight-decay 0.02 "
         "--seed 3",
     ],
