@@ -1,7 +1,7 @@
 """The settings of a training run, with their defaults.
 
 They are train.py's flags, are saved in the checkpoint, and --resume takes them from there. A new
-one needs a line here and a flag in train.py.
+one needs a line here and a flag in train.py; with the name of an argument of ConvVAE, it is passed on.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from support.errors import UserError
 from support.files import reserved
 from support.reports import check_folder
 
+NETWORK = [name for name in inspect.signature(ConvVAE).parameters if hasattr(Settings, name)]
 # What a run that starts --from a trained model takes from it: what the model is and what it is for.
-INHERITED = ("latent_dim", "dropout", "dataset", "image_size", "invert", "binarize", "validate")
+INHERITED = (*NETWORK, "dataset", "invert", "binarize", "validate")
 
 
 @contextlib.contextmanager
@@ -57,7 +59,7 @@ def new_run(args, device):
         source, classes = "", []  # the data will tell
         settings = Settings(**chosen)
         torch.manual_seed(settings.seed)
-        model = ConvVAE(settings.latent_dim, dropout=settings.dropout, image_size=settings.image_size)
+        model = ConvVAE(**{name: getattr(settings, name) for name in NETWORK})
     check_binarize_epochs(settings)
     return model, Run(settings, source, classes, out=str(args.out or cli.OUT))
 
@@ -85,7 +87,7 @@ def open_run(args, device):
     if cli.are_folders(typed.get("dataset", "mnist"), run.settings.dataset):
         # it may have moved: the images are compared
         run.settings = dataclasses.replace(run.settings, dataset=typed["dataset"])
-    precision = typed.pop("precision", run.settings.precision)  # the one setting that may change
+    precision = typed.pop("precision", run.settings.precision)  # which may change, too
     refuse_others(typed, dataclasses.asdict(run.settings), path)
     precision = cli.resumed_precision(run.settings.precision, precision, device)
     run.settings = dataclasses.replace(run.settings, precision=precision)

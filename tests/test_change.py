@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from model import ConvVAE
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGES = re.findall(r"```diff\n--- (\S+)\n(.*?)```", README, re.DOTALL)
 
@@ -46,16 +48,16 @@ with torch.device("meta"):  # which has no numbers to ask for, as a CUDA GPU has
 
 @pytest.fixture
 def copy(tmp_path):
-    """A function that copies what trains, with a change in one file."""
+    """A function that copies what trains, with changes: pairs of a file and a diff."""
 
-    def copy(file, diff):
+    def copy(*changes):
         project = tmp_path / "project"
         shutil.copytree(ROOT / "support", project / "support")
         for path in ROOT.glob("*.py"):
             shutil.copy(path, project)
-        (project / file).write_text(
-            apply(diff, (project / file).read_text(encoding="utf-8")), encoding="utf-8"
-        )
+        for file, diff in changes:
+            text = (project / file).read_text(encoding="utf-8")
+            (project / file).write_text(apply(diff, text), encoding="utf-8")
         return project
 
     return copy
@@ -68,7 +70,7 @@ def test_there_are_four_diffs_and_a_flag():
 
 def test_another_data_set_is_trained_on_by_its_name(copy, write_data, tmp_path):
     (change,) = [change for change in CHANGES if change[0] == "mnist.py"]
-    project = copy(*change)
+    project = copy(change)
     name, folder = re.search(r'\+ +"([\w-]+)": \("(\w+)"', change[1]).groups()
     out = train(project, write_data(tmp_path / "data", folder), tmp_path, "--dataset", name)
     assert f"{name} (full), 300 training and 100 test images" in out
@@ -79,7 +81,7 @@ def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
     """It says something else than the model as it is: another loss, another name for it, more parameters."""
     change = [change for change in CHANGES if change[0] == "model.py"][number]
     flags = ("--batch-size", 16, "--latent-dim", 8, "--lr", 0.002)
-    project = copy(*change)
+    project = copy(change)
     out = train(project, data_dir, tmp_path, *flags)
     subprocess.run([sys.executable, "-c", STEP], cwd=project, check=True)
     changed, before = ([line for line in text.splitlines() if line.startswith(("cpu", "epoch   1"))]
@@ -92,3 +94,19 @@ def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
     row = [float(number) for number in re.findall(r"-?\d+\.\d+", changed[1].split("test")[0])]
     free_bits = "clamp" in change[1]
     assert (row[0] > row[1] + row[2] + 0.02) == free_bits  # the loss is more than BCE + KL
+
+
+def test_new_setting_of_the_network_is_passed_on(copy, data_dir, tmp_path):
+    """As settings.py says: a line there and a flag in train.py, and it reaches the model and the next one."""
+    project = copy(
+        ("settings.py", "     latent_dim: int = 16\n+    hidden_dim: int = 512\n"),
+        (
+            "train.py",
+            '     add("--latent-dim", type=count, default=Settings.latent_dim, help="size of the latent z")\n'
+            '+    add("--hidden-dim", type=count, default=Settings.hidden_dim, help="width")\n',
+        ),
+    )
+    size = f"{sum(p.numel() for p in ConvVAE(hidden_dim=64).parameters()):,} parameters"
+    assert size in train(project, data_dir, tmp_path, "--hidden-dim", 64)
+    flags = ("--from", "checkpoints/vae.pt", "--checkpoint", "checkpoints/next.pt", "--out", "outputs/next")
+    assert size in train(project, data_dir, tmp_path, *flags)
