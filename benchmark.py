@@ -133,14 +133,14 @@ def our_way(model, images, batch_size, steps, precision, replay=True):
         optimizer, LR, total_steps=steps + 1, pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
     )
 
-    def step(x, lr, weight):
+    def step(x, lr, scale):
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits, mu, logvar = model(x)
         loss, _, _ = vae_loss(logits, x, mu, logvar)
         optimizer.zero_grad()
-        (weight * loss).backward()
+        (scale * loss).backward()
         optimizer.step()
 
     if replay:

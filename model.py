@@ -24,10 +24,10 @@ class ConvVAE(nn.Module):
 
     The arguments are all it takes to rebuild a model; ``config`` holds them as a dict.
 
-    latent_dim: size of z; channels: feature maps at 28 x 28, 14 x 14 and 7 x 7;
-    hidden_dim: width of the fully connected layers; dropout: probability, in training, of
-    dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28 in the
-    comments here. Raises ValueError if dropout is not from 0 to 1, or image_size not a multiple of 4.
+    latent_dim: size of z; channels: feature maps of the encoder at 28 x 28, 14 x 14 and 7 x 7, the last
+    two the decoder's as well; hidden_dim: width of the fully connected layers; dropout: probability, in
+    training, of dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28
+    in the comments here. Raises ValueError if dropout is not from 0 to 1, or image_size not a multiple of 4.
     """
 
     def __init__(self, latent_dim=16, channels=(16, 32, 48), hidden_dim=512, dropout=0.0, image_size=28):
@@ -161,10 +161,10 @@ RECON = "BCE"  # what tables call the reconstruction term
 
 
 def recon_loss(logits, x):
-    """-log p(x|z) of every image in nats, summed over its pixels: (..., C, H, W) twice -> (...), float32.
+    """-log p(x|z) of every image in nats, summed over its pixels: logits (..., C, H, W) -> (...), float32.
 
-    The pixels are Bernoulli variables; gray levels count as their means. x may lack leading
-    dimensions that logits has: many z for each image.
+    The pixels are Bernoulli variables; gray levels count as their means. x has the shape of logits,
+    but for leading dimensions that it may lack: many z for each image.
     """
     x = x.expand_as(logits)
     return F.binary_cross_entropy_with_logits(logits.float(), x, reduction="none").flatten(-3).sum(-1)

@@ -13,7 +13,7 @@ LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
     """Muon for convolutions from several maps to several, AdamW, with these betas, for the rest.
 
-    The fully connected weights alone decay: they are nearly all there are, and the ones that overfit.
+    Matrices alone decay, the fully connected weights: they are nearly all there are, and overfit.
     Muon would cost more there than the rest of a training step.
     """
     convolutions, matrices, others = [], [], []

@@ -41,8 +41,8 @@ FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
 def parse_args():
     """The flags. A setting that was not typed is None, so that --resume can tell it from one that was.
 
-    argparse leaves alone what its namespace holds already: the defaults below are what --help shows,
-    and Settings has the values. The precision depends on the device.
+    Its namespace has these Nones before argparse begins, which then fills in no default: the defaults
+    below are for --help to show, and Settings has their values. The precision depends on the device.
     """
     parser = cli.Parser(__doc__)
     add_settings(parser)
@@ -138,11 +138,11 @@ def main():
 
         model.to(device, memory_format=torch.channels_last)
         samples = settings.importance_samples  # of z for each image
-        objective = ImportanceWeighted(model, samples) if samples > 1 else model  # gives the loss its inputs
-        network = distributed.in_step(objective, settings.batch_size)  # the same; under torchrun, in DDP
+        network = ImportanceWeighted(model, samples) if samples > 1 else model  # gives the loss its inputs
+        replica = distributed.in_step(network, settings.batch_size)  # the same; under torchrun, in DDP
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run, args.checkpoint)
-        step = functools.partial(train_step, network, optimizer, settings)  # of x, lr and weight
+        step = functools.partial(train_step, replica, optimizer, settings)  # step(x, lr, scale)
         step = replayed(step, device)
 
         if distributed.is_first():
@@ -152,9 +152,9 @@ def main():
             save_epoch(args.checkpoint, model, optimizer, run, test_images)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             start = time.perf_counter()  # a clock that never jumps
-            train_loss = train_epoch(network, step, train_images, epoch, settings)
+            train_loss = train_epoch(replica, step, train_images, epoch, settings)
             seconds = time.perf_counter() - start
-            test_loss = loss_on(objective, test_images, settings)
+            test_loss = loss_on(network, test_images, settings)
             row = metrics(epoch, train_loss, test_loss, len(train_images), seconds)
             check_finite(row, model, settings, args.checkpoint)
             run.history.append(row)
@@ -173,7 +173,7 @@ def main():
 def train_epoch(network, step, images, epoch, settings):
     """One pass over the images (N, 1, 28, 28), uint8: their mean ``(loss, bce, kld)`` in nats per image.
 
-    ``step(x, lr, weight)`` is train_step with this network, its optimiser and the settings filled in.
+    ``step(x, lr, scale)`` is train_step with this network, its optimiser and the settings filled in.
     Everything random follows from the seed, the epoch's number and the process, so an epoch
     is the same whether or not the ones before it ran in this process.
     """
@@ -184,11 +184,11 @@ def train_epoch(network, step, images, epoch, settings):
     steps = math.ceil(len(images) / settings.batch_size)
     means = distributed.Means(3, images.device)
     with cli.progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
-        for number, (indices, weight) in enumerate(distributed.shares(order, settings.batch_size)):
+        for number, (indices, scale) in enumerate(distributed.shares(order, settings.batch_size)):
             x = to_float(images[indices])  # (B, 1, 28, 28)
             x = draw_pixels(move(x) if settings.moves(epoch) else x, settings.binarizes(epoch))
             lr = learning_rate((epoch - 1) * steps + number, settings.epochs * steps, settings.lr)
-            loss, bce, kld = step(x, lr, weight)
+            loss, bce, kld = step(x, lr, scale)
             means.add((loss, bce, kld), len(x))
             bar.update()
             if number % 50 == 0:  # asking a GPU for a number makes it wait
@@ -196,18 +196,18 @@ def train_epoch(network, step, images, epoch, settings):
     return means.over_all()
 
 
-def train_step(network, optimizer, settings, x, lr, weight):
+def train_step(network, optimizer, settings, x, lr, scale):
     """One step on images x (B, 1, 28, 28) in [0, 1]: the ``(loss, bce, kld)`` before it.
 
-    ``weight`` makes up for unequal shares of a batch among processes: 1 where one trains alone. On a CUDA
-    GPU a step is recorded once and repeated with other images: nothing in it may ask for a number, with
-    .item(), print or if.
+    ``scale`` makes up for unequal shares of a batch among processes: 1 where one trains alone. On a CUDA
+    GPU a step is recorded once and repeated with another x and lr: nothing in it may ask for a number, with
+    .item(), print or if, and any other number that changes would stay what it was.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
     loss, bce, kld = loss_of_batch(network, x, settings)
     optimizer.zero_grad()
-    (weight * loss).backward()
+    (scale * loss).backward()
     optimizer.step()
     return loss.detach(), bce.detach(), kld.detach()  # whoever keeps them does not keep what led to them
 

@@ -29,7 +29,7 @@ class Run:
     """A training and how far it is: all that a checkpoint says besides the model."""
 
     settings: Settings
-    source: str = ""  # what load_split said of the images
+    source: str = ""  # of its images: "full", "sample" or "folder", once they have been read
     classes: list = field(default_factory=list)  # their names; none where images have no classes
     history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
     id: str = field(default_factory=lambda: secrets.token_hex(8))  # of this run and its folder, of no other

@@ -102,9 +102,9 @@ def in_step(model, batch_size):
 
 
 def shares(order, batch_size):
-    """Yield this process's part of every batch of indices, and the weight of its gradient.
+    """Yield this process's part of every batch of indices, and the scale of its gradient.
 
-    The processes' gradients are averaged, so each is weighted by its share of the batch. A last
+    The processes' gradients are averaged, so each is scaled by its share of the batch. A last
     batch too small to give every process an image is left out.
     """
     rank, world = get_rank(), get_world_size()
