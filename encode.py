@@ -67,7 +67,7 @@ def parse_args():
         default=Path("outputs/encoded.csv"),
         help="the table; pictures of the same name go beside it",
     )
-    add("--npz", type=Path, metavar="FILE", help="also write the numbers for numpy to this file")
+    add("--npz", type=cli.user_path, metavar="FILE", help="also write the numbers for numpy to this file")
     cli.add_data_dir(parser)
     cli.add_images(parser)
     cli.add_seed(parser)
@@ -144,7 +144,11 @@ def read_files(files, args, run):
     if resized:
         size = settings.image_size
         print(f"{resized:,} of {len(files):,} images resized to the model's {size} x {size} pixels")
-    if not invert and looks_light(files[:100]):
+    blank = (images == images[:, :, :1, :1]).flatten(1).all(1).nonzero().flatten().tolist()
+    if blank:
+        other = "without --invert" if invert else "with --invert"
+        cli.warn(f"{len(blank):,} of the images are blank, {files[blank[0]]} among them: try {other}")
+    elif not invert and looks_light(files[:100]):
         cli.warn("these look like dark ink on light paper: --invert turns them into what the model knows")
     return Chosen(images, files, None, "image" + "s" * (len(files) > 1))
 

@@ -27,18 +27,17 @@ from support import cli, pictures
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.layers import network_layers
-from support.measures import check_differs, embed
+from support.measures import check_differs, embed, usual_perplexity
 
 TEMPLATE = Path(__file__).parent / "support" / "explore.html"
 DIGITS = 2000  # on the map: as many as t-SNE places in ten seconds or so
-PERPLEXITY = 30.0
 SPRITE_COLUMNS = 50
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
     cli.add_checkpoint(parser)
-    parser.add_argument("--out", type=cli.user_path, default=Path("outputs/explore.html"), help="the page")
+    parser.add_argument("--out", type=cli.html_file, default=Path("outputs/explore.html"), help="the page")
     cli.add_data_dir(parser)
     cli.add_images(parser)
     cli.add_seed(parser)
@@ -76,7 +75,7 @@ def main():
             "indices": indices.tolist(),
             "labels": test.labels[indices].tolist(),
             "mu": numbers.pack(mu),
-            "tsne": numbers.pack(embed(mu, min(PERPLEXITY, (len(mu) - 1) / 3), args.seed)),
+            "tsne": numbers.pack(embed(mu, usual_perplexity(len(mu)), args.seed)),
             "columns": SPRITE_COLUMNS,
         },
         "plane": {"center": center.tolist(), "directions": directions.tolist()},

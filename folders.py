@@ -66,7 +66,11 @@ def load_folder(settings, split):
 
 def image_files(folder):
     """The paths of all files under a folder that are images by their names, sorted."""
-    return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file() and _is_image(path))
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name[0] != ".")
+    others = [path for path in files if not _is_image(path)]
+    if others:
+        warn(f"left out {len(others):,} files that are no images by their names, {others[0]} among them")
+    return [str(path) for path in files if _is_image(path)]
 
 
 # Which images there are: samples are pairs (path, label)

@@ -91,6 +91,8 @@ def main():
     check_outputs(args.out)
     if args.save_images:
         pictures.earlier_images(args.save_images)  # refuses a folder of others
+        if args.out.resolve().parent == args.save_images.resolve():
+            raise UserError(f"{args.out} is in the folder of --save-images: pass another --out")
     model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
     if args.manifold or args.traverse:
         draw = draw_manifold if args.manifold else draw_traversal

@@ -56,7 +56,7 @@ def parse_args():
     names = [field.name for field in dataclasses.fields(Settings)]
     args = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys([*names, "out"])))
     if args.resume and args.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
+        parser.error("--resume goes on with a run, and --overwrite starts anew: leave one of them out")
     if args.importance_samples and args.importance_samples > 1 and args.beta not in (None, 1.0):
         parser.error("--beta weighs the ELBO's KL, and --importance-samples trains on another bound")
     return args

@@ -19,7 +19,14 @@ from model import EVAL_BATCH
 from support import cli, pictures
 from support.errors import UserError, user_errors
 from support.files import check_outputs
-from support.measures import NEIGHBORS, check_differs, embed, neighbor_accuracy
+from support.measures import (
+    NEIGHBORS,
+    PERPLEXITY,
+    check_differs,
+    embed,
+    neighbor_accuracy,
+    usual_perplexity,
+)
 
 MAP_SIZE = 1600  # pixels, the side of the map of thumbnails
 
@@ -31,8 +38,8 @@ def parse_args():
     parser.add_argument(
         "--perplexity",
         type=cli.number(float, above=0),
-        default=30.0,
-        help="about how many neighbours count for a point",
+        help="about how many neighbours count for a point "
+        f"(default: {PERPLEXITY:g}, or a third of the images where these are fewer than {3 * PERPLEXITY:g})",
     )
     parser.add_argument(
         "--out",
@@ -59,18 +66,17 @@ def main():
         print(f"the {test.source} data set has {n:,} test images: taking all of them")
     if n < 2:
         raise UserError("a map needs at least 2 points: raise --n")
-    if not args.perplexity < n:
-        raise UserError(
-            f"--perplexity {args.perplexity:g} needs more than {n} images: lower it, or raise --n"
-        )
+    perplexity = args.perplexity or usual_perplexity(n)
+    if not perplexity < n:
+        raise UserError(f"--perplexity {perplexity:g} needs more than {n} images: lower it, or raise --n")
     generator = torch.Generator().manual_seed(args.seed)
     chosen = torch.randperm(len(images), generator=generator)[:n]
     images, labels = images[chosen], labels[chosen]
     mu, _ = model.encode_all(batches(images, EVAL_BATCH, run.settings.binarize, generator))
     check_differs(mu, path)
 
-    print(f"t-SNE of {n:,} points, perplexity {args.perplexity:g}", flush=True)
-    points = embed(mu, args.perplexity, args.seed, verbose=1)
+    print(f"t-SNE of {n:,} points, perplexity {perplexity:.3g}", flush=True)
+    points = embed(mu, perplexity, args.seed, verbose=1)
     if n > NEIGHBORS and run.classes:
         in_latents, in_map = neighbor_accuracy(mu, labels), neighbor_accuracy(points, labels)
         print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import math
 import os
 import pickle
 import secrets
@@ -110,7 +111,7 @@ def load_checkpoint(path, device="cpu"):
         content = _read(path)
     except (CheckpointError, IsADirectoryError, PermissionError):
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"no checkpoint at {path}: train one with python train.py") from None
     except Exception as error:  # a damaged or hostile file can raise anything
         raise CheckpointError(
@@ -195,6 +196,8 @@ def _run_in(content, config):
     for item in fields(Settings):
         if type(getattr(settings, item.name)) is not type(item.default):
             raise TypeError(item.name)
+    if min(settings.epochs, settings.batch_size, settings.importance_samples) < 1 or not settings.lr > 0:
+        raise ValueError("settings")
     if type(run.source) is not str or type(run.classes) is not list:
         raise TypeError("source or classes")
     if settings.of_folder != (run.source == "folder"):  # a name that is neither a data set's nor a folder's
@@ -209,6 +212,8 @@ def _run_in(content, config):
     for row in run.history:
         if type(row["test_bce"]) is not float or type(row["test_kld"]) is not float:
             raise TypeError("history")
+        if not math.isfinite(row["test_bce"] + row["test_kld"]):
+            raise ValueError("history")
     if run.mixture is not None:
         fits = is_mixture(run.mixture, settings.latent_dim)
         if not fits or len(run.mixture["share"]) != max(1, len(run.classes)):
@@ -237,18 +242,25 @@ def check_same_images(run, split):
 
 @contextlib.contextmanager
 def stops_can_be_resumed(path, run):
-    """When the user stops the training, say what ``path`` holds by then and how to go on.
+    """When the training is stopped, say what ``path`` holds by then and how to go on.
 
-    Who pipes its output into ``head`` stops it as well, with a BrokenPipeError.
+    The user can stop it, also by piping its output into ``head``, a BrokenPipeError, and so can a full disk.
     """
     try:
         yield
     except (KeyboardInterrupt, Terminated, BrokenPipeError) as stop:
         if run.saved is None or getattr(stop, "filename", None):
             raise
-        raise type(stop)(
-            f"stopped; {path} holds epoch {run.saved} of {run.settings.epochs}: add --resume to go on"
-        ) from None
+        raise type(stop)(f"stopped; {_saved_so_far(path, run)}") from None
+    except OSError as error:
+        if run.saved is None or not error.filename:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; {_saved_so_far(path, run)}") from None
+
+
+def _saved_so_far(path, run):
+    what = f"{path} holds epoch {run.saved} of {run.settings.epochs}"
+    return f"{what}: pass --resume, and no --overwrite, to go on"
 
 
 def restore_optimizer(optimizer, run, path):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import math
 import shlex
 import sys
@@ -74,9 +75,8 @@ def png_file(text, suffix=".png"):
     return file
 
 
-def csv_file(text):
-    """An argparse type: the path of a CSV file to write."""
-    return png_file(text, ".csv")
+csv_file = functools.partial(png_file, suffix=".csv")
+html_file = functools.partial(png_file, suffix=".html")
 
 
 def data_set(text):
@@ -272,7 +272,7 @@ def mixture_of(run, path):
     if run.mixture is None:
         raise UserError(
             f"{path} has no latent mixture: finish its training with "
-            f"python train.py --resume --checkpoint {path}"
+            f"python train.py --resume --checkpoint {shlex.quote(str(path))}"
         )
     return run.mixture
 

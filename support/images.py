@@ -10,9 +10,12 @@ from PIL import Image, ImageChops, ImageOps
 from mnist import DataError
 from support.cli import progress, warn
 
-PHOTO = 1000  # pixels along each side of a photograph that are enough to find a digit in it
+PHOTO = (
+    4  # times the model's side: pixels enough to find a digit in, so few that a photograph's noise is gone
+)
 LIGHT = 160  # a border lighter than this is paper
 MNIST_SIDE, MNIST_BOX = 28, 20  # MNIST's digits fill a box of 20 x 20 pixels in 28 x 28
+BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 FAINT = 0.25  # of the darkest ink: what is fainter is paper, in a photographed digit
 
 
@@ -49,13 +52,14 @@ def read_image(path, size, invert=False, center=False):
     Pillow takes it for a decompression bomb.
     """
     try:
-        with _open(path, PHOTO if center else 2 * size) as (image, shape):
+        with _open(path, (PHOTO if center else 2) * size) as (image, shape):
             pixels = prepare(ImageOps.exif_transpose(image), size, invert, center)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = "no image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else reason
+        reason = "too many pixels: shrink it" if isinstance(error, BOMBS) else reason
         raise DataError(f"{path} cannot be read ({reason})") from None
     return pixels, shape
 
@@ -71,6 +75,7 @@ def prepare(image, size, invert=False, center=False):
         small = _shrink(gray, size)
         corner = ((size - small.width) // 2, (size - small.height) // 2)
     else:
+        gray.thumbnail((PHOTO * size, PHOTO * size), Image.Resampling.BOX)  # means of many pixels each
         ink = _without_paper(gray)
         small = _shrink(ink.crop(ink.getbbox()), round(size * MNIST_BOX / MNIST_SIDE))
         mass = np.asarray(small, float)
@@ -97,7 +102,7 @@ def _open(path, enough):
     """The PIL image in a file and its size. Of a JPEG no more pixels are decoded than ``enough``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd but harmless metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("error", BOMBS[0])
         with Image.open(path) as image:
             size = image.size
             image.draft("L", (enough, enough))  # as if it were gray, and no larger than need be: JPEG alone

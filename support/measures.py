@@ -11,6 +11,7 @@ from model import EVAL_BATCH, kl_divergence, recon_loss
 from support.errors import UserError
 
 NEIGHBORS = 10
+PERPLEXITY = 30.0  # of t-SNE
 IW_CHUNK = 100  # samples of z for each image that are decoded at a time
 
 
@@ -97,6 +98,11 @@ def check_differs(mu, path):
     """Refuse mu (N, latent_dim) of which there is no map. Raises UserError, which names the model's path."""
     if not mu.isfinite().all() or (mu == mu[0]).all():
         raise UserError(f"{path} encodes every image as the same z, or none: train another model")
+
+
+def usual_perplexity(n):
+    """What t-SNE of n images usually takes, or what so few of them allow."""
+    return min(PERPLEXITY, (n - 1) / 3)
 
 
 def embed(mu, perplexity, seed, verbose=0):

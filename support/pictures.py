@@ -4,6 +4,7 @@ import io
 import math
 import os
 import re
+import warnings
 
 import numpy as np
 import torch
@@ -148,6 +149,7 @@ def new_figure(width, height):
     os.environ.pop("MPLBACKEND", None)
     from matplotlib.figure import Figure  # here, not above: half a second not every script needs
 
+    warnings.filterwarnings("ignore", "Glyph")  # of a class's name that the font lacks: it shows boxes
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)

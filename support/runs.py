@@ -113,7 +113,8 @@ def refuse_others(typed, settings, path):
     for name, value in typed.items():
         if value != settings[name]:
             flag = "--" + name.strip("_").replace("_", "-")
-            raise UserError(f"{path} was trained with {flag} {settings[name]}, not {value}: leave {flag} out")
+            before = f"with {flag} {settings[name]}" if settings[name] != "" else f"without {flag}"
+            raise UserError(f"{path} was trained {before}, not with {value}: leave {flag} out")
 
 
 def check_binarize_epochs(settings):

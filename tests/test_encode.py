@@ -272,6 +272,18 @@ def test_image_of_another_size_is_resized_and_said(trained, call, own, digits):
     assert "resized to the model's 40 x 40 pixels" in result.out
 
 
+def test_blank_images_and_files_that_are_none_are_told_of(trained, call, own_folder, digits):
+    (own_folder / "mine").mkdir()
+    Image.fromarray(digits.test[0][7]).save("mine/a.png")
+    Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save("mine/b.png")  # black ink, say, on a transparent page
+    (own_folder / "mine" / "c.heic").write_bytes(b"of a telephone")
+    result = call("encode", "--checkpoint", trained.checkpoint, "mine")
+    others, blank = result.err
+    assert result.code == 0 and len(rows_of("outputs/encoded.csv")) == 2
+    assert "1 files" in others and "c.heic" in others
+    assert "1 of the images are blank" in blank and "b.png" in blank and "try with --invert" in blank
+
+
 def test_unfinished_run_has_no_classes_to_take_images_for(stopped, call, data_dir):
     options = ("--checkpoint", stopped.partial, "--data-dir", data_dir, "--draws", 1, "--npz", "z.npz")
     assert call("encode", "--split", "test", *options).code == 0

@@ -545,7 +545,8 @@ def test_full_disk_keeps_the_last_good_epoch(refused, unfinished, own_folder, wa
 
     path = unfinished()
     watch_saves(full_disk)
-    assert "No space left" in refused("train", "--resume", "--checkpoint", path)
+    line = refused("train", "--resume", "--checkpoint", path)
+    assert "No space left" in line and f"{path} holds epoch 1 of 5: pass --resume" in line
     assert len(load_checkpoint(path)[1].history) == 1
     assert not list(own_folder.rglob("*.tmp"))
 

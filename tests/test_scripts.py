@@ -421,6 +421,9 @@ def test_single_images_take_the_place_of_earlier_ones(trained, call, own_folder,
     assert sorted(os.listdir("digits")) == ["00000.png", "00001.png"]
     shutil.copy("outputs/generated.png", "digits/00007.png")  # of somebody's own data set, say
     assert "00007.png" in refusal(call("generate", *options, "--n", 3))
+    assert "--out" in refusal(
+        call("generate", *options[:2], "--save-images", "new", "--out", "new/00000.png")
+    )
     assert sorted(os.listdir("digits")) == ["00000.png", "00001.png", "00007.png"]
 
 
