@@ -114,7 +114,7 @@ def refuse_others(typed, settings, path):
         if value != settings[name]:
             flag = "--" + name.strip("_").replace("_", "-")
             before = f"with {flag} {settings[name]}" if settings[name] != "" else f"without {flag}"
-            raise UserError(f"{path} was trained {before}, not with {value}: leave {flag} out")
+            raise UserError(f"{path} was trained {before}, not {value}: leave {flag} out")
 
 
 def check_binarize_epochs(settings):
