@@ -69,7 +69,7 @@ def image_files(folder):
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name[0] != ".")
     others = [path for path in files if not _is_image(path)]
     if others:
-        warn(f"left out {len(others):,} files that are no images by their names, {others[0]} among them")
+        warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
     return [str(path) for path in files if _is_image(path)]
 
 

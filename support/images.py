@@ -10,9 +10,7 @@ from PIL import Image, ImageChops, ImageOps
 from mnist import DataError
 from support.cli import progress, warn
 
-PHOTO = (
-    4  # times the model's side: pixels enough to find a digit in, so few that a photograph's noise is gone
-)
+PHOTO = 4  # times the model's side: enough to find a digit in a photograph, and too coarse for its noise
 LIGHT = 160  # a border lighter than this is paper
 MNIST_SIDE, MNIST_BOX = 28, 20  # MNIST's digits fill a box of 20 x 20 pixels in 28 x 28
 BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)

@@ -280,7 +280,7 @@ def test_blank_images_and_files_that_are_none_are_told_of(trained, call, own_fol
     result = call("encode", "--checkpoint", trained.checkpoint, "mine")
     others, blank = result.err
     assert result.code == 0 and len(rows_of("outputs/encoded.csv")) == 2
-    assert "1 files" in others and "c.heic" in others
+    assert "left out 1 " in others and "c.heic" in others
     assert "1 of the images are blank" in blank and "b.png" in blank and "try with --invert" in blank
 
 
