@@ -12,8 +12,7 @@ them; what is compared are a round's own times, and the spread over the rounds i
 this repository: steps like train.py's, replayed on a CUDA GPU, with a schedule of their own
 the usual way: a torchvision data set with ToTensor, a DataLoader, float32, NCHW, plain Adam,
     loss.item() in every step, the activation before the pooling: the same function
-the peak: the fastest multiplication of two large square matrices in the precision of training, on a
-    CPU also that inside a large convolution
+the peak: the fastest multiplication of large matrices in the precision of training
 
 --time-to trains until the test -ELBO, in nats per image with z sampled, is below a figure: this
 repository's network on a short schedule, and the VAE that most people start from,

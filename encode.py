@@ -25,7 +25,7 @@ from model import EVAL_BATCH, RECON
 from support import cli, pictures
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
-from support.images import looks_light, read_images
+from support.images import blank, looks_light, read_images
 from support.measures import elbo_terms, most_likely_class
 
 SHOWN = 64  # images in a picture
@@ -144,10 +144,10 @@ def read_files(files, args, run):
     if resized:
         size = settings.image_size
         print(f"{resized:,} of {len(files):,} images resized to the model's {size} x {size} pixels")
-    blank = (images == images[:, :, :1, :1]).flatten(1).all(1).nonzero().flatten().tolist()
-    if blank:
+    empty = [file for file, is_blank in zip(files, blank(images), strict=True) if is_blank]
+    if empty:
         other = "without --invert" if invert else "with --invert"
-        cli.warn(f"{len(blank):,} of the images are blank, {files[blank[0]]} among them: try {other}")
+        cli.warn(f"{len(empty):,} of the images are blank, {empty[0]} among them: try {other}")
     elif not invert and looks_light(files[:100]):
         cli.warn("these look like dark ink on light paper: --invert turns them into what the model knows")
     return Chosen(images, files, None, "image" + "s" * (len(files) > 1))

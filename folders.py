@@ -16,7 +16,7 @@ import torch
 from data import hold_out, load_dataset
 from mnist import DataError, Split
 from support.cli import listed, warn
-from support.images import looks_light, read_images
+from support.images import blank, looks_light, read_images
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
 
@@ -57,7 +57,7 @@ def load_folder(settings, split):
     images, kept, _ = read_images(paths, settings.image_size, settings.invert, skip_bad=settings.skip_bad)
     if len(images) == 0:
         raise DataError(f"{folder} has no image to {'train' if split == 'train' else 'test'} on: add some")
-    if (images == images[:, :, :1, :1]).all():
+    if blank(images).all():
         advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])

@@ -85,6 +85,11 @@ def prepare(image, size, invert=False, center=False):
     return torch.from_numpy(np.array(canvas))[None]
 
 
+def blank(images):
+    """Which of the images (N, 1, H, W) are of a single gray level: bool (N,)."""
+    return (images == images[:, :, :1, :1]).flatten(1).all(1)
+
+
 def looks_light(paths):
     """Whether most of the pictures in these files have light borders, as dark ink on light paper has."""
     light = 0
@@ -100,7 +105,7 @@ def _open(path, enough):
     """The PIL image in a file and its size. Of a JPEG no more pixels are decoded than ``enough``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd but harmless metadata
-        warnings.simplefilter("error", BOMBS[0])
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             size = image.size
             image.draft("L", (enough, enough))  # as if it were gray, and no larger than need be: JPEG alone

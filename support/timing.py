@@ -34,14 +34,18 @@ def matmul_rate(device, precision, tries=5):
     side = MATRIX[device.type]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    ways = [(lambda: (a @ b)[0, 0].item(), 2 * side**3)]
+    rate = _best_rate(lambda: (a @ b)[0, 0].item(), 2 * side**3, tries)
     if device.type == "cpu":
         x, weight = torch.randn(64, MAPS, 14, 14, dtype=dtype), torch.randn(MAPS, MAPS, 3, 3, dtype=dtype)
         x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
-        ways.append((lambda: F.conv2d(x, weight, padding=1), 2 * 9 * MAPS * x.numel()))
-    with torch.no_grad():
-        # the first call is to warm up
-        return max(flops / min([seconds(way) for _ in range(tries + 1)][1:]) for way, flops in ways)
+        flops = 2 * 9 * MAPS * x.numel()
+        rate = max(rate, _best_rate(lambda: F.conv2d(x, weight, padding=1), flops, tries))
+    return rate
+
+
+def _best_rate(function, flops, tries):
+    function()  # warm up
+    return flops / min(seconds(function) for _ in range(tries))
 
 
 def step_flops(model, x, precision):
