@@ -1,4 +1,4 @@
-"""Images and labels of a data set as tensors, and batches of them.
+"""The images: one door to them, and what becomes of them on their way to the model.
 
 A data set of this kind is small (MNIST: 47 MB), so all of it lives in one uint8
 tensor on the training device, and a batch is a single indexing operation. There is
@@ -6,34 +6,59 @@ no DataLoader, no worker process and no per-image transform to wait for.
 """
 
 import zlib
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from mnist import load_files
+from settings import DATASETS
+from support.errors import DataError
+from support.folders import hold_out, load_folder
+from support.idx import load_files
+from support.terminal import listed
+
+EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to keep
 
 
-def load_dataset(name, data_dir, split, validate=False):
-    """One split of a data set: ``"train"``, ``"test"`` or ``"validation"``, as a Split.
+class Split(NamedTuple):
+    """The training, test or validation images of a data set."""
 
-    With ``validate``, "train" is without the images that "validation" holds out of it. The
-    packaged sample stands in for MNIST when neither files nor network are there. Raises
-    DataError if the files are incomplete or corrupt, or cannot be had.
+    images: torch.Tensor  # uint8 (N, 1, 28, 28)
+    labels: torch.Tensor  # int64 (N,)
+    classes: list  # their names; empty, and all labels 0, where images have no classes
+    source: str  # "full"; "sample" where MNIST's packaged digits stepped in; "folder"
+    files: list | None = None  # the images' own, of a folder
+
+    def to(self, device):
+        return self._replace(images=self.images.to(device), labels=self.labels.to(device))
+
+
+def load_split(run, data_dir, split):
+    """The "train", "test" or "validation" split that a run is about, of a data set or of a folder.
+
+    Raises DataError if images are missing or damaged, or of other classes than the run was trained on.
     """
-    if split == "test":
-        return load_files(name, data_dir, "t10k")
-    train = load_files(name, data_dir, "train")
-    if validate or split == "validation":
-        kept, held_out = hold_out(len(train.images))
-        chosen = held_out if split == "validation" else kept
-        return train._replace(images=train.images[chosen], labels=train.labels[chosen])
-    return train
-
-
-def hold_out(count):
-    """Five sixths of ``count`` images to keep, a sixth to hold out, always the same: two index tensors."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(1234))
-    return order.tensor_split([count * 5 // 6])
+    settings = run.settings
+    if settings.of_folder:
+        images, labels, classes, files = load_folder(settings, split)
+        found = Split(images, labels, classes, "folder", files)
+    else:
+        images, labels, source = load_files(
+            settings.dataset, data_dir, "t10k" if split == "test" else "train"
+        )
+        if split == "validation" or (split == "train" and settings.validate):
+            kept, held_out = hold_out(len(images))
+            chosen = held_out if split == "validation" else kept
+            images, labels = images[chosen], labels[chosen]
+        found = Split(images, labels, DATASETS[settings.dataset][1], source)
+    if run.source and found.classes != run.classes:
+        here, there = (
+            f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
+        )
+        raise DataError(
+            f"{settings.dataset} has {here} and the model was trained on {there}: give it the latter"
+        )
+    return found
 
 
 def to_float(images):
@@ -46,7 +71,7 @@ def draw_pixels(x, binarize, generator=None):
     return torch.bernoulli(x, generator=generator) if binarize else x
 
 
-def move(x):
+def augment(x):
     """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
 
     By up to 3 %, 3.4 degrees either way and 1.5 % of the side: of 28 pixels, 0.4. Interpolation blurs,
@@ -62,12 +87,12 @@ def move(x):
     return ((x - 0.5) * 1.33 + 0.5).clamp(0, 1)
 
 
-def checksum(images, labels):
-    """A number that tells these images and labels, in this order, from others."""
-    return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
-
-
-def batches(images, batch_size, binarize=False, generator=None):
+def batches(images, batch_size=EVAL_BATCH, binarize=False, generator=None):
     """Yield float32 batches (B, 1, 28, 28) as a model sees them, of uint8 images (N, 1, 28, 28), in order."""
     for part in images.split(batch_size):
         yield draw_pixels(to_float(part), binarize, generator)
+
+
+def checksum(images, labels):
+    """A number that tells these images and labels, in this order, from others."""
+    return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))

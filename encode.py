@@ -19,14 +19,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data import draw_pixels, to_float
-from folders import image_files, load_split
-from model import EVAL_BATCH, RECON
-from support import cli, pictures
+from data import EVAL_BATCH, draw_pixels, load_split, to_float
+from model import RECON
+from support import flags, pictures
+from support.device import generators, pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
+from support.folders import image_files
 from support.images import blank, looks_light, read_images
 from support.measures import elbo_terms, most_likely_class
+from support.runs import open_model
+from support.terminal import DATA_DIR, next_step, progress, warn
 
 SHOWN = 64  # images in a picture
 LISTED = 10  # images with a line of their own on the terminal
@@ -42,14 +45,19 @@ class Chosen(NamedTuple):
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
+    parser = flags.Parser(__doc__)
     add = parser.add_argument
     add("files", nargs="*", type=Path, metavar="IMAGE", help="files, or folders of files, to encode")
     add(
         "--split", choices=["train", "test", "validation"], help="encode these images of the data set instead"
     )
-    cli.add_checkpoint(parser)
-    add("--draws", type=cli.number(int, at_least=1), default=10, help="how often z is sampled for each image")
+    flags.add_checkpoint(parser)
+    add(
+        "--draws",
+        type=flags.number(int, at_least=1),
+        default=10,
+        help="how often z is sampled for each image",
+    )
     add(
         "--invert",
         action=argparse.BooleanOptionalAction,
@@ -63,15 +71,14 @@ def parse_args():
     add("--skip-bad", action="store_true", help="leave out files that cannot be read")
     add(
         "--out",
-        type=cli.csv_file,
+        type=flags.file_of(".csv"),
         default=Path("outputs/encoded.csv"),
         help="the table; pictures of the same name go beside it",
     )
-    add("--npz", type=cli.user_path, metavar="FILE", help="also write the numbers for numpy to this file")
-    cli.add_data_dir(parser)
-    cli.add_images(parser)
-    cli.add_seed(parser)
-    cli.add_device(parser)
+    add("--npz", type=flags.user_path, metavar="FILE", help="also write the numbers for numpy to this file")
+    flags.add_data(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
     args = parser.parse_args()
     if bool(args.files) == bool(args.split):
         parser.error("name either image files or a --split to encode")
@@ -83,16 +90,16 @@ def parse_args():
 @torch.no_grad()
 def main():
     args = parse_args()
-    device = cli.pick_device(args.device)
-    model, run, path = cli.open_model(args.checkpoint, device, args.images)
+    device = pick_device(args.device)
+    model, run, path = open_model(args.checkpoint, device, args.images)
     picture, strangest = args.out.with_suffix(".png"), args.out.with_name(f"{args.out.stem}_strangest.png")
     files = named_files(args.files)
     check_outputs(args.out, args.npz, picture, strangest if args.split else None, spare=[path, *files])
     chosen = read_split(args, run) if args.split else read_files(files, args, run)
-    on_cpu, generator = cli.generators(args.seed, device)
+    on_cpu, generator = generators(args.seed, device)
     x = draw_pixels(to_float(chosen.images), run.settings.binarize, on_cpu).to(device)  # (N, 1, 28, 28)
 
-    parts = cli.progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
+    parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld = (terms.cpu() for terms in elbo_terms(model, parts, args.draws, generator))
     mu, logvar = model.encode_all(x.split(EVAL_BATCH))
     numbers = {"mu": mu, "std": (0.5 * logvar).exp(), "bce": bce, "kld": kld, "negative_elbo": bce + kld}
@@ -112,7 +119,7 @@ def main():
         order = numbers["negative_elbo"].argsort(descending=True)[:SHOWN]
         pictures.save_png(strangest, pictures.grid(x[order.to(device)], nrow=8))
         print(f"wrote {strangest}: the images with the highest -ELBO, in order")
-    print(cli.next_step(args.checkpoint, cli.DATA, "generate"))
+    print(next_step(args.checkpoint, DATA_DIR, "generate"))
 
 
 def read_split(args, run):
@@ -147,9 +154,9 @@ def read_files(files, args, run):
     empty = [file for file, is_blank in zip(files, blank(images), strict=True) if is_blank]
     if empty:
         other = "without --invert" if invert else "with --invert"
-        cli.warn(f"{len(empty):,} of the images are blank, {empty[0]} among them: try {other}")
+        warn(f"{len(empty):,} of the images are blank, {empty[0]} among them: try {other}")
     elif not invert and looks_light(files[:100]):
-        cli.warn("these look like dark ink on light paper: --invert turns them into what the model knows")
+        warn("these look like dark ink on light paper: --invert turns them into what the model knows")
     return Chosen(images, files, None, "image" + "s" * (len(files) > 1))
 
 

@@ -12,29 +12,30 @@ one trained with --validate, on the training images that it held out.
 """
 
 import json
-import sys
 import time
 
 import torch
 
-from data import batches, draw_pixels, to_float
-from folders import load_split
+from data import EVAL_BATCH, batches, draw_pixels, load_split, to_float
 from mixture import TEMPERATURE, sample_labels, sample_mixture
-from model import EVAL_BATCH, RECON, recon_loss
-from support import cli
+from model import RECON, recon_loss
+from support import flags
+from support.device import generators, pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.judge import load_judge, sample_numbers, sample_table
 from support.measures import elbo_terms, entropy, iw_log_likelihood, neighbor_accuracy, standard_error
+from support.runs import mixture_of, open_model
+from support.terminal import progress, warn
 
 IW_IMAGES = 20  # images for each of which many z are decoded at a time
 ACTIVE = 0.01  # a latent unit is active if the variance of its mu over images exceeds this
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    count = cli.number(int, at_least=1)
-    cli.add_checkpoint(parser)
+    parser = flags.Parser(__doc__)
+    count = flags.number(int, at_least=1)
+    flags.add_checkpoint(parser)
     parser.add_argument("--draws", type=count, default=10, help="how often z is sampled for each image")
     parser.add_argument(
         "--iw-samples",
@@ -45,7 +46,7 @@ def parse_args():
     )
     parser.add_argument(
         "--iw-spread",
-        type=cli.number(float, at_least=1),
+        type=flags.number(float, at_least=1),
         default=1.0,
         metavar="S",
         help="multiply the encoder's standard deviations by S for these samples, up to 1 at most; an S of "
@@ -57,10 +58,9 @@ def parse_args():
         help="also judge samples, with a classifier trained for it in a minute",
     )
     parser.add_argument(
-        "--json", type=cli.user_path, metavar="FILE", help="also write the numbers to this file"
+        "--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file"
     )
-    cli.add_data_dir(parser)
-    cli.add_images(parser)
+    flags.add_data(parser)
     parser.add_argument(
         "--iw-precision",
         choices=["fp32", "bf16"],
@@ -68,25 +68,25 @@ def parse_args():
         help="of the decoder in --iw-samples: bf16 halves the time where the hardware has it, and moves the "
         "estimate by some thousandths of a nat",
     )
-    cli.add_seed(parser)
-    cli.add_device(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
     return parser.parse_args()
 
 
 @torch.no_grad()
 def main():
     args = parse_args()
-    device = cli.pick_device(args.device)
-    model, run, path = cli.open_model(args.checkpoint, device, args.images)
+    device = pick_device(args.device)
+    model, run, path = open_model(args.checkpoint, device, args.images)
     check_outputs(args.json, spare=[path])
     settings = run.settings
-    mixture = cli.mixture_of(run, path) if args.samples else None  # if missing, say so now, not in an hour
+    mixture = mixture_of(run, path) if args.samples else None  # if missing, say so now, not in an hour
     if args.samples and len(run.classes) < 2:
         raise UserError("--samples asks a classifier, and there are no classes to tell apart: leave it out")
     train = load_split(run, args.data_dir, "train")
     test = load_split(run, args.data_dir, settings.test_split)
     check_data(path, run, test)
-    on_cpu, generator = cli.generators(args.seed, device)
+    on_cpu, generator = generators(args.seed, device)
     gray, train_images = to_float(test.images), train.images.to(device)  # (N, 1, 28, 28)
     x = draw_pixels(gray, settings.binarize, on_cpu).to(device)
 
@@ -135,15 +135,12 @@ def check_data(path, run, test):
             "check --data-dir"
         )
     if test.source == "sample" and run.source == "full":
-        print(
-            f"warning: the packaged digits are among the training images of {path}: no test results",
-            file=sys.stderr,
-        )
+        warn(f"the packaged digits are among the training images of {path}: no test results")
 
 
 def elbo_numbers(model, x, draws, generator):
     """The negative ELBO of images x (N, 1, 28, 28), z sampled ``draws`` times for each."""
-    parts = cli.progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
+    parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld = elbo_terms(model, parts, draws, generator)
     return {
         "negative_elbo": (bce + kld).mean().item(),
@@ -169,7 +166,7 @@ def iw_numbers(model, x, k, generator, precision, spread):
     """-log p(x) estimated from k importance samples for each image, and its standard error."""
     start = time.perf_counter()
     log_p = []
-    with cli.progress(desc=f"-log p(x), K = {k:,}", total=len(x), unit="img") as bar:
+    with progress(desc=f"-log p(x), K = {k:,}", total=len(x), unit="img") as bar:
         for part in x.split(IW_IMAGES):
             log_p.append(iw_log_likelihood(model, part, k, generator, precision, spread))
             bar.update(len(part))

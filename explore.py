@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import draw_pixels, to_float
-from folders import load_split
+from data import EVAL_BATCH, draw_pixels, load_split, to_float
 from mixture import TEMPERATURE
-from model import EVAL_BATCH, LOGVAR_RANGE, RECON
-from support import cli, pictures
+from model import LOGVAR_RANGE, RECON
+from support import flags, pictures
+from support.device import pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.layers import network_layers
 from support.measures import check_differs, embed, usual_perplexity
+from support.runs import open_model
+from support.terminal import next_step
 
 TEMPLATE = Path(__file__).parent / "support" / "explore.html"
 DIGITS = 2000  # on the map: as many as t-SNE places in ten seconds or so
@@ -35,19 +37,20 @@ SPRITE_COLUMNS = 50
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    cli.add_checkpoint(parser)
-    parser.add_argument("--out", type=cli.html_file, default=Path("outputs/explore.html"), help="the page")
-    cli.add_data_dir(parser)
-    cli.add_images(parser)
-    cli.add_seed(parser)
-    cli.add_device(parser)
+    parser = flags.Parser(__doc__)
+    flags.add_checkpoint(parser)
+    parser.add_argument(
+        "--out", type=flags.file_of(".html"), default=Path("outputs/explore.html"), help="the page"
+    )
+    flags.add_data(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
+    model, run, path = open_model(args.checkpoint, pick_device(args.device), args.images)
     check_outputs(args.out, spare=[path])
     generator = torch.Generator().manual_seed(args.seed)
     test = load_split(run, args.data_dir, "test")
@@ -84,7 +87,7 @@ def main():
     content = fill(TEMPLATE.read_text(encoding="utf-8"), page, numbers, sprite(x))
     write_file(args.out, content)
     print(f"wrote {args.out}: {len(content) / 1e6:.1f} MB; open it in a browser")
-    print(cli.next_step(args.checkpoint, args.data_dir, "tsne", "interpolate", images=args.images))
+    print(next_step(args.checkpoint, args.data_dir, "tsne", "interpolate", images=args.images))
 
 
 def choose_digits(images, binarize, generator):

@@ -18,9 +18,12 @@ from pathlib import Path
 import torch
 
 from mixture import TEMPERATURE, sample_labels, sample_mixture
-from support import cli, pictures
+from support import flags, pictures
+from support.device import pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs
+from support.runs import mixture_of, open_model
+from support.terminal import DATA_DIR, next_step
 
 MANIFOLD_SIDE = 20  # images along each side of the plane
 TRAVERSED = torch.linspace(-3, 3, 13)  # what --traverse sets a latent to: nearly all of N(0, 1)
@@ -28,8 +31,8 @@ ACTIVE_SAMPLES = 64  # of the mixture, to find the latents that change an image 
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    cli.add_checkpoint(parser)
+    parser = flags.Parser(__doc__)
+    flags.add_checkpoint(parser)
     parser.add_argument(
         "--sampler",
         choices=["prior", "mixture"],
@@ -47,28 +50,28 @@ def parse_args():
     )
     parser.add_argument(
         "--n",
-        type=cli.number(int, at_least=1),
+        type=flags.number(int, at_least=1),
         help="how many images; of each, with several of --digit; with --traverse, how many latents "
         "(default: 64; 1 of each with several of --digit; 10 latents)",
     )
     parser.add_argument(
         "--nrow",
-        type=cli.number(int, at_least=1),
+        type=flags.number(int, at_least=1),
         help="how many in a row (default: 8; with several of --digit, a row for each, or one of all)",
     )
     parser.add_argument(
         "--temperature",
-        type=cli.number(float, above=0),
+        type=flags.number(float, above=0),
         help=f"scales the spread of z (default: 1 for N(0, I), {TEMPERATURE} for the mixture)",
     )
     parser.add_argument(
-        "--save-images", type=cli.user_path, metavar="DIR", help="also write every image as a PNG there"
+        "--save-images", type=flags.user_path, metavar="DIR", help="also write every image as a PNG there"
     )
     parser.add_argument(
-        "--out", type=cli.png_file, default=Path("outputs/generated.png"), help="picture of the grid"
+        "--out", type=flags.file_of(".png"), default=Path("outputs/generated.png"), help="picture of the grid"
     )
-    cli.add_seed(parser)
-    cli.add_device(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
     args = parser.parse_args()
     if args.manifold and (args.digit or args.sampler or args.n or args.nrow or args.temperature):
         parser.error(
@@ -93,7 +96,7 @@ def main():
         pictures.earlier_images(args.save_images)  # refuses a folder of others
         if args.out.resolve().parent == args.save_images.resolve():
             raise UserError(f"{args.out} is in the folder of --save-images: pass another --out")
-    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device))
+    model, run, path = open_model(args.checkpoint, pick_device(args.device))
     if args.manifold or args.traverse:
         draw = draw_manifold if args.manifold else draw_traversal
     else:
@@ -104,7 +107,7 @@ def main():
     if args.save_images:
         pictures.save_images(args.save_images, images)
         print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
-    print(cli.next_step(args.checkpoint, cli.DATA, "explore", "interpolate"))
+    print(next_step(args.checkpoint, DATA_DIR, "explore", "interpolate"))
 
 
 # Each of these returns images (N, 1, 28, 28), the picture of them all, and in words what it shows.
@@ -114,7 +117,7 @@ def draw_samples(args, model, run, path):
     """Samples of the prior or of the mixture."""
     n, generator = args.n or 64, torch.Generator().manual_seed(args.seed)
     if args.sampler == "mixture":
-        mixture = cli.mixture_of(run, path)
+        mixture = mixture_of(run, path)
         labels = sample_labels(mixture, n, generator)
         z = sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator)
         images, source = model.decode_all(z), "the latent mixture"
@@ -126,14 +129,14 @@ def draw_samples(args, model, run, path):
 
 def draw_classes(args, model, run, path):
     """The classes asked for: a row for each of several, or one row of them all."""
-    digits = [cli.class_number(text, run.classes, "--digit") for text in args.digit]
+    digits = [flags.class_number(text, run.classes, "--digit") for text in args.digit]
     each = args.n or (64 if len(digits) == 1 else 1)
     nrow = args.nrow or 8
     if len(digits) > 1 and not args.nrow:
         nrow = each if each > 1 else len(digits)
     labels = torch.tensor(digits).repeat_interleave(each)
     generator = torch.Generator().manual_seed(args.seed)
-    mixture = cli.mixture_of(run, path)
+    mixture = mixture_of(run, path)
     images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
     names = " ".join(run.classes[digit] for digit in digits)
     count = f"{each} of {names}" if len(digits) == 1 else f"{each} of each of {names}"
@@ -148,7 +151,7 @@ def draw_manifold(args, model, run, path):
     if latent_dim == 2:  # the plane itself: no need of a mixture to find one
         z, what = unit_plane(), "the latent plane"
     else:
-        z = leading_plane(cli.mixture_of(run, path))
+        z = leading_plane(mixture_of(run, path))
         what = "the plane of the two leading latent directions"
     images = model.decode_all(z)
     return images, pictures.grid(images, MANIFOLD_SIDE), what
@@ -156,9 +159,9 @@ def draw_manifold(args, model, run, path):
 
 def draw_traversal(args, model, run, path):
     """A row for each latent, the most active first: z of one sample, but with this latent from -3 to 3."""
-    mixture, generator = cli.mixture_of(run, path), torch.Generator().manual_seed(args.seed)
+    mixture, generator = mixture_of(run, path), torch.Generator().manual_seed(args.seed)
     if args.digit:
-        label = torch.tensor([cli.class_number(args.digit[0], run.classes, "--digit")])
+        label = torch.tensor([flags.class_number(args.digit[0], run.classes, "--digit")])
     else:
         label = sample_labels(mixture, 1, generator)
     z = sample_mixture(mixture, label, args.temperature or TEMPERATURE, generator)  # (1, latent_dim)

@@ -15,21 +15,22 @@ from pathlib import Path
 
 import torch
 
-from data import draw_pixels, to_float
-from folders import load_split
+from data import EVAL_BATCH, draw_pixels, load_split, to_float
 from mixture import sample_mixture
-from model import EVAL_BATCH
-from support import cli, pictures
+from support import flags, pictures
+from support.device import pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs
+from support.runs import mixture_of, open_model
+from support.terminal import next_step
 
 HOLD, STEP = 700, 60  # milliseconds the GIF rests at an end, and at every frame between
 GIF_FRAMES = 24  # one way, ends included, whatever the strip shows
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    cli.add_checkpoint(parser)
+    parser = flags.Parser(__doc__)
+    flags.add_checkpoint(parser)
     parser.add_argument(
         "--digits",
         nargs=2,
@@ -45,7 +46,7 @@ def parse_args():
     )
     parser.add_argument(
         "--steps",
-        type=cli.number(int, at_least=2),
+        type=flags.number(int, at_least=2),
         default=10,
         help="decoded images in the strip, ends included",
     )
@@ -53,21 +54,20 @@ def parse_args():
         "--method", choices=["linear", "slerp"], default="slerp", help="the way between two points"
     )
     parser.add_argument(
-        "--rows", type=cli.number(int, at_least=1), default=1, help="how many pairs of the two classes"
+        "--rows", type=flags.number(int, at_least=1), default=1, help="how many pairs of the two classes"
     )
     parser.add_argument(
         "--generated", action="store_true", help="start and end at samples of --digits: needs no data"
     )
     parser.add_argument(
         "--out",
-        type=cli.png_file,
+        type=flags.file_of(".png"),
         default=Path("outputs/interpolation.png"),
         help="picture of the strip; the GIF goes beside it",
     )
-    cli.add_data_dir(parser)
-    cli.add_images(parser)
-    cli.add_seed(parser)
-    cli.add_device(parser)
+    flags.add_data(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
     args = parser.parse_args()
     if args.index and args.digits:
         parser.error("--index names test images, so --digits does not go with it")
@@ -82,10 +82,10 @@ def main():
     args = parse_args()
     gif = args.out.with_suffix(".gif")
     check_outputs(args.out, gif)
-    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
+    model, run, path = open_model(args.checkpoint, pick_device(args.device), args.images)
     numbers = end_classes(args.digits, run.classes)
     if args.generated:
-        za, zb = generated_ends(args, cli.mixture_of(run, path), numbers)
+        za, zb = generated_ends(args, mixture_of(run, path), numbers)
         a, b = (f"a generated {run.classes[n] if run.classes else 'image'}" for n in numbers)
         print(f"{a} to {b}, {args.method}")
         originals = None
@@ -106,13 +106,13 @@ def main():
 
     ends = "originals at the far ends, " if originals else ""
     print(f"wrote {args.out}: {ends}{args.steps} decoded images in a row\nwrote {gif}")
-    print(cli.next_step(args.checkpoint, args.data_dir, "tsne", images=args.images))
+    print(next_step(args.checkpoint, args.data_dir, "tsne", images=args.images))
 
 
 def end_classes(digits, classes):
     """The numbers of the classes to walk between. Raises UserError."""
     if digits:
-        return [cli.class_number(text, classes, "--digits") for text in digits]
+        return [flags.class_number(text, classes, "--digits") for text in digits]
     return [3, 8] if len(classes) > 8 else [0, max(0, len(classes) - 1)]
 
 

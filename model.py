@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 LEAK = 0.1  # slope of every LeakyReLU below zero
 LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55: wider than any posterior, narrow enough for exp()
-EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to keep
 
 
 class ConvVAE(nn.Module):
@@ -27,13 +26,11 @@ class ConvVAE(nn.Module):
     latent_dim: size of z; channels: feature maps of the encoder at 28 x 28, 14 x 14 and 7 x 7, the last
     two the decoder's as well; hidden_dim: width of the fully connected layers; dropout: probability, in
     training, of dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28
-    in the comments here. Raises ValueError if dropout is not from 0 to 1, or image_size not a multiple of 4.
+    in the comments here. Raises ValueError if image_size is not a multiple of 4.
     """
 
     def __init__(self, latent_dim=16, channels=(16, 32, 48), hidden_dim=512, dropout=0.0, image_size=28):
         super().__init__()
-        if not 0 <= dropout <= 1:  # nn.Dropout would take NaN, which a damaged checkpoint can hold
-            raise ValueError(f"dropout is {dropout}, which is not between 0 and 1")
         if image_size < 4 or image_size % 4:
             raise ValueError(f"image_size is {image_size}, which is not a multiple of 4")
         self.config = {
@@ -123,7 +120,7 @@ class ConvVAE(nn.Module):
     @torch.no_grad()
     def decode_all(self, z):
         """Any number of z (N, latent_dim), on any device -> images (N, 1, 28, 28) on the CPU."""
-        parts = z.to(self.mu_head.weight.device).split(EVAL_BATCH)
+        parts = z.to(self.mu_head.weight.device).split(1000)  # at a time
         return torch.cat([self.decode(part).cpu() for part in parts])
 
     def sample(self, n, temperature=1.0, generator=None):

@@ -1,56 +1,103 @@
-"""The settings of a training run, with their defaults.
+"""Every setting of a run, once: name, type, default, help and bounds. And the data sets there are.
 
-They are train.py's flags, are saved in the checkpoint, and --resume takes them from there. A new
-one needs a line here and a flag in train.py; with the name of an argument of ConvVAE, it is passed on.
+train.py makes a flag of each field, the checkpoint keeps its value, and --resume takes it from there.
+A new setting is one line here; in the group "network" it becomes an argument of ConvVAE.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mnist import CLASS_NAMES
+# name on the command line: its folder, which is also torchvision's name for it, and its classes
+DATASETS = {
+    "mnist": ("MNIST", list("0123456789")),
+    "fashion-mnist": ("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
+                                       "sandal", "shirt", "sneaker", "bag", "boot"]),
+    "kmnist": ("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
+}  # fmt: skip
+
+
+def setting(default, help, group="training", **bounds):
+    """A field of Settings; the bounds are those of check_bounds."""
+    return field(default=default, metadata={"help": help, "group": group, "bounds": bounds})
+
+
+def check_bounds(value, at_least=-math.inf, above=-math.inf, below=2**31, multiple_of=None, choices=None):
+    """Raise ValueError unless ``value`` is within these bounds, as NaN never is."""
+    if choices is not None:
+        bounds = {f"one of {', '.join(choices)}": value in choices}
+    else:
+        bounds = {
+            f"at least {at_least}": value >= at_least,
+            f"above {above}": value > above,
+            f"below {below}": value < below,
+            f"a multiple of {multiple_of}": multiple_of is None or value % multiple_of == 0,
+        }
+    for bound, holds in bounds.items():
+        if not holds:
+            raise ValueError(f"{value} is not {bound}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run."""
+    """The settings of a run. Raises ValueError where one is out of bounds or two exclude each other."""
 
-    epochs: int = 20  # passes over the training images
-    batch_size: int = 128  # images per step, of all processes together
-    lr: float = 4e-3  # the learning rate's peak
-    weight_decay: float = 0.1  # AdamW's, of the fully connected weights
-    latent_dim: int = 16
-    beta: float = 1.0  # weight of the KL
-    importance_samples: int = 1  # more: the importance-weighted bound, not the ELBO
-    dropout: float = 0.0  # in the encoder
-    binarize: bool = False  # black or white pixels, drawn from the gray levels
-    binarize_epochs: int = 0  # such pixels in this many epochs at first, then the gray levels
-    move_epochs: int = 0  # images moved a little in this many epochs at first, then as they are
-    validate: bool = False  # train without the validation split, and test on it
-    dataset: str = "mnist"  # a name that mnist.py knows, or a folder of images
-    image_size: int = 28  # pixels along each side
-    invert: bool = False  # a folder's images are dark ink on light paper
-    skip_bad: bool = False  # leave out a folder's files that cannot be read
-    precision: str = "fp32"  # or "bf16": train.py chooses by the device
-    seed: int = 0
-    from_: str = ""  # the checkpoint of the model it started from, if it did
+    latent_dim: int = setting(16, "size of the latent z", "network", at_least=1)
+    dropout: float = setting(0.0, "of the encoder's maps and hidden units", "network", at_least=0, below=1)
+    image_size: int = setting(
+        28, "pixels a side, of a folder", "network", at_least=16, below=65, multiple_of=4
+    )
+
+    epochs: int = setting(20, "passes over the training images", at_least=1)
+    batch_size: int = setting(128, "images per step, of all processes together", at_least=1)
+    lr: float = setting(4e-3, "peak learning rate", above=0)
+    weight_decay: float = setting(0.1, "AdamW's, of the fully connected weights", at_least=0)
+    beta: float = setting(1.0, "weight of the KL", at_least=0)
+    importance_samples: int = setting(1, "z per image; above 1: importance-weighted bound", at_least=1)
+    precision: str = setting("auto", "auto: bf16 where the hardware has it", choices=["auto", "fp32", "bf16"])
+    seed: int = setting(0, "where all random numbers start", at_least=0, below=2**32)
+    from_: str = setting("", "start from this trained model, on the images it was trained on")
+
+    dataset: str = setting("mnist", "a data set, or a folder of images or of a folder for each class", "data")
+    invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")
+    skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
+    validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
+    binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
+    binarize_epochs: int = setting(0, "do so in the first N epochs alone: noise", "data", at_least=0)
+    move_epochs: int = setting(0, "move images a little in the first N epochs", "data", at_least=0)
+
+    def __post_init__(self):
+        for item in fields(self):
+            if item.metadata["bounds"]:
+                check_bounds(getattr(self, item.name), **item.metadata["bounds"])
+        if self.importance_samples > 1 and self.beta != 1:
+            raise ValueError("--beta weighs the ELBO's KL, and --importance-samples trains on another bound")
+        if self.binarize and self.binarize_epochs:
+            raise ValueError("--binarize draws the pixels of every epoch: leave --binarize-epochs out")
+        if self.binarize_epochs >= self.epochs:
+            raise ValueError(
+                f"--binarize-epochs {self.binarize_epochs} of --epochs {self.epochs} leaves no gray ones"
+            )
+        if not self.of_folder and (self.image_size != 28 or self.invert or self.skip_bad):
+            raise ValueError(
+                f"--image-size, --invert and --skip-bad are for a folder, and not for {self.dataset}"
+            )
+
+    @property
+    def network(self):
+        """The arguments of ConvVAE, {name: value}."""
+        names = [item.name for item in fields(self) if item.metadata["group"] == "network"]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def test_split(self):
         """The split that the run is tested on."""
         return "validation" if self.validate else "test"
 
-    def binarizes(self, epoch):
-        """Whether the images of this epoch, from 1, are trained on in black and white."""
-        return self.binarize or epoch <= self.binarize_epochs
-
-    def moves(self, epoch):
-        """Whether the images of this epoch, from 1, are moved a little."""
-        return epoch <= self.move_epochs
-
     @property
     def of_folder(self):
         """Whether the run trains on a folder of images."""
-        return self.dataset not in CLASS_NAMES
+        return self.dataset not in DATASETS
 
     @property
     def dataset_name(self):

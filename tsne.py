@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import batches
-from folders import load_split
-from model import EVAL_BATCH
-from support import cli, pictures
+from data import batches, load_split
+from support import flags, pictures
+from support.device import pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs
 from support.measures import (
@@ -27,30 +26,33 @@ from support.measures import (
     neighbor_accuracy,
     usual_perplexity,
 )
+from support.runs import open_model
+from support.terminal import next_step
 
 MAP_SIZE = 1600  # pixels, the side of the map of thumbnails
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    cli.add_checkpoint(parser)
-    parser.add_argument("--n", type=cli.number(int, at_least=1), default=10_000, help="how many test images")
+    parser = flags.Parser(__doc__)
+    flags.add_checkpoint(parser)
+    parser.add_argument(
+        "--n", type=flags.number(int, at_least=1), default=10_000, help="how many test images"
+    )
     parser.add_argument(
         "--perplexity",
-        type=cli.number(float, above=0),
+        type=flags.number(float, above=0),
         help="about how many neighbours count for a point "
         f"(default: {PERPLEXITY:g}, or a third of the images where these are fewer than {3 * PERPLEXITY:g})",
     )
     parser.add_argument(
         "--out",
-        type=cli.png_file,
+        type=flags.file_of(".png"),
         default=Path("outputs/tsne.png"),
         help="the scatter plot; the map goes beside it",
     )
-    cli.add_data_dir(parser)
-    cli.add_images(parser)
-    cli.add_seed(parser)
-    cli.add_device(parser)
+    flags.add_data(parser)
+    flags.add_seed(parser)
+    flags.add_device(parser)
     return parser.parse_args()
 
 
@@ -58,7 +60,7 @@ def main():
     args = parse_args()
     map_path = args.out.with_name(f"{args.out.stem}_map.png")
     check_outputs(args.out, map_path)
-    model, run, path = cli.open_model(args.checkpoint, cli.pick_device(args.device), args.images)
+    model, run, path = open_model(args.checkpoint, pick_device(args.device), args.images)
     test = load_split(run, args.data_dir, "test")
     images, labels = test.images, test.labels
     n = min(args.n, len(images))
@@ -72,7 +74,7 @@ def main():
     generator = torch.Generator().manual_seed(args.seed)
     chosen = torch.randperm(len(images), generator=generator)[:n]
     images, labels = images[chosen], labels[chosen]
-    mu, _ = model.encode_all(batches(images, EVAL_BATCH, run.settings.binarize, generator))
+    mu, _ = model.encode_all(batches(images, binarize=run.settings.binarize, generator=generator))
     check_differs(mu, path)
 
     print(f"t-SNE of {n:,} points, perplexity {perplexity:.3g}", flush=True)
@@ -85,7 +87,7 @@ def main():
     pictures.save_png(map_path, thumbnail_map(points, labels, images[:, 0].numpy()))
     print(
         f"wrote {args.out}\nwrote {map_path}\n"
-        + cli.next_step(args.checkpoint, args.data_dir, "interpolate", images=args.images)
+        + next_step(args.checkpoint, args.data_dir, "interpolate", images=args.images)
     )
 
 

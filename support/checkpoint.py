@@ -1,11 +1,9 @@
 """What a checkpoint holds: a model and the run that trained it, written whole and read safely."""
 
-import contextlib
 import copy
 import io
 import math
 import os
-import pickle
 import secrets
 import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,21 +11,20 @@ from pathlib import Path
 
 import torch
 
-from data import checksum
 from mixture import is_mixture
-from mnist import CLASS_NAMES
 from model import ConvVAE
-from settings import Settings
-from support.errors import CheckpointError, Terminated, UserError
+from settings import DATASETS, Settings
+from support.errors import CheckpointError, UserError
 from support.files import short, write_file
 
 FORMAT, VERSION = "conv-vae", 1
-OPTIONAL = ("id", "images", "checksum", "out", "optimizer", "mixture")  # of a Run: not in every checkpoint
+# what of a Run is not in every checkpoint
+OPTIONAL = {"id": str, "images": int, "checksum": int, "out": str, "optimizer": dict, "mixture": dict}
 
 
 @dataclass
 class Run:
-    """A training and how far it is: all that a checkpoint says besides the model."""
+    """A run and how far it is: all that a checkpoint says besides the model."""
 
     settings: Settings
     source: str = ""  # of its images: "full", "sample" or "folder", once they have been read
@@ -47,14 +44,10 @@ class Run:
         Others may get the file, which need not tell them where on this machine its folder and the
         model that it started from were.
         """
-        dataset, origin = self.settings.dataset, Path(self.settings.from_).name
-        if self.settings.of_folder and len(Path(dataset).parts) > 1:
-            seen_from_here = str(short(dataset))
-            if (
-                seen_from_here != "." and seen_from_here not in CLASS_NAMES
-            ):  # which would mean another data set
-                dataset = seen_from_here
-        settings = replace(self.settings, dataset=dataset, from_=origin)
+        settings = replace(self.settings, from_=Path(self.settings.from_).name)
+        folder = str(short(settings.dataset))
+        if settings.of_folder and folder != "." and folder not in DATASETS:  # which would be another data set
+            settings = replace(settings, dataset=folder)
         return replace(self, settings=settings, out=None, optimizer=None, mixture=mixture)
 
 
@@ -62,7 +55,7 @@ def save_checkpoint(path, model, run):
     """Write the model and its run to ``path``, atomically, as one dict of tensors and plain values.
 
     ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
-    ``model``: its state dict; ``args``: the Settings, but for those that ``config`` has;
+    ``model``: its state dict, contiguous; ``args``: the Settings, but for those that ``config`` has;
     ``source``, ``classes``, ``history`` and, where the run has them, ``id``, ``images``,
     ``checksum``, ``out``, ``optimizer``, ``mixture``: as in Run.
     Raises OSError if that fails; an earlier checkpoint is then still in place.
@@ -72,7 +65,7 @@ def save_checkpoint(path, model, run):
         "format": FORMAT,
         "version": VERSION,
         "config": model.config,
-        "model": model.state_dict(),
+        "model": {name: value.contiguous() for name, value in model.state_dict().items()},
         "args": {name: value for name, value in settings.items() if name not in model.config},
         "source": run.source,
         "classes": run.classes,
@@ -101,32 +94,30 @@ def is_finite(model):
 def load_checkpoint(path, device="cpu"):
     """Rebuild what is in ``path``: ``(model, run)``, the model in eval mode on ``device``.
 
-    Nothing in the file is executed and nothing larger than the file is allocated.
-    Raises CheckpointError if the file is missing, damaged, not such a checkpoint, or of another network.
+    Nothing in the file is executed. Raises CheckpointError if the file is missing, damaged, not such a
+    checkpoint, or of another network.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for ever
-        raise CheckpointError(f"{path} is not a file: copy the checkpoint into one")
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}: train one with python train.py")
+    if not path.is_file():  # a pipe would wait for ever
+        raise CheckpointError(f"{path} is not a file: name a checkpoint")
     try:
         content = _read(path)
-    except (CheckpointError, IsADirectoryError, PermissionError):
+    except (CheckpointError, PermissionError):
         raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"no checkpoint at {path}: train one with python train.py") from None
     except Exception as error:  # a damaged or hostile file can raise anything
         raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}): restore it or train again"
+            f"{path} is damaged, or no checkpoint of this project ({type(error).__name__}): train again"
         ) from None
     try:
         model = _model_in(content)
-    except Exception:  # whatever torch raises, and a hostile file can make that anything, too
+    except Exception:  # whatever torch raises
         raise CheckpointError(
             f"{path} does not fit the network in model.py: use the one it was trained with, or train again"
         ) from None
     if not is_finite(model):
-        raise CheckpointError(
-            f"{path} has weights that are infinite or no numbers: restore it or train again"
-        )
+        raise CheckpointError(f"{path} has weights that are infinite or no numbers: train again")
     try:
         run = _run_in(content, model.config)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
@@ -138,31 +129,27 @@ def load_checkpoint(path, device="cpu"):
 
 def _read(path):
     """The dict in a checkpoint file, after every check that needs no model."""
-    size = os.path.getsize(path)
-    foreign = CheckpointError(f"{path} is not a checkpoint of this project, or is truncated: train again")
-    try:
-        # Complete, uncompressed and with intact check-sums, before torch reads a byte of it.
-        with zipfile.ZipFile(path) as archive:
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-            if not stored or archive.testzip():
-                raise foreign
-        # Mapped, not read: a tensor that claims more than the file has cannot reach past its end.
-        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, UnicodeError, NotImplementedError):
-        raise foreign from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise foreign
+    # Complete, uncompressed and with intact checksums, before torch reads a byte of it.
+    with zipfile.ZipFile(path) as archive:
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        if archive.testzip() or not stored:
+            raise zipfile.BadZipFile
+    # Mapped, not read: a tensor that claims more than the file has cannot reach past its end.
+    content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+    if content["format"] != FORMAT:
+        raise ValueError
     if content["version"] != VERSION:
         raise CheckpointError(
             f"{path} has format version {content['version']} and this code reads {VERSION}: update the code"
         )
-    # A tensor may be of a kind, or claim more elements than the file holds (a stride of zero
-    # repeats one), that only a file made to do harm has.
-    tensors = content["model"].values()
-    if not all(type(t) is torch.Tensor and t.is_cpu and t.layout == torch.strided for t in tensors):
-        raise foreign
-    if sum(t.nbytes for t in tensors) > size:
-        raise foreign
+    # A stride of zero repeats a number: such a tensor claims more than the file holds.
+    weights = content["model"].values()
+    if not all(
+        type(value) is torch.Tensor and value.is_cpu and value.layout == torch.strided for value in weights
+    ):
+        raise ValueError
+    if sum(value.nbytes for value in weights) > os.path.getsize(path):
+        raise ValueError
     return content
 
 
@@ -184,35 +171,28 @@ def _model_in(content):
 
 def _run_in(content, config):
     """The Run of a checkpoint's dict, checked. Raises ValueError, KeyError, … where it is none."""
-    names = {field.name for field in fields(Settings)}
+    names = {item.name for item in fields(Settings)}
     settings = Settings(**(content["args"] | {name: config[name] for name in names & set(config)}))
     run = Run(
         settings=settings,
         source=content["source"],
-        classes=content["classes"] if "classes" in content else CLASS_NAMES[settings.dataset],
+        classes=content["classes"] if "classes" in content else DATASETS[settings.dataset][1],
         history=content["history"],
         **{name: content[name] for name in OPTIONAL if name in content},
     )
-    for item in fields(Settings):
-        if type(getattr(settings, item.name)) is not type(item.default):
-            raise TypeError(item.name)
-    if min(settings.epochs, settings.batch_size, settings.importance_samples) < 1 or not settings.lr > 0:
-        raise ValueError("settings")
-    if type(run.source) is not str or type(run.classes) is not list:
-        raise TypeError("source or classes")
+    kinds = [(settings, item.name, item.type) for item in fields(Settings)]
+    kinds += [(run, "source", str), (run, "classes", list), (run, "history", list)]
+    kinds += [(run, name, kind) for name, kind in OPTIONAL.items() if name in content]
+    if not all(type(getattr(holder, name)) is kind for holder, name, kind in kinds):
+        raise TypeError
     if settings.of_folder != (run.source == "folder"):  # a name that is neither a data set's nor a folder's
         raise ValueError("data set")
     if not all(type(name) is str and name.isprintable() for name in [settings.dataset, *run.classes]):
         raise ValueError("names")
-    if type(run.history) is not list:
-        raise TypeError("history")
-    for name, kind in (("id", str), ("images", int), ("checksum", int), ("out", str)):
-        if type(getattr(run, name)) not in (kind, type(None)):
-            raise TypeError(name)
     for row in run.history:
-        if type(row["test_bce"]) is not float or type(row["test_kld"]) is not float:
-            raise TypeError("history")
-        if not math.isfinite(row["test_bce"] + row["test_kld"]):
+        if not all(
+            type(row[name]) is float and math.isfinite(row[name]) for name in ("test_bce", "test_kld")
+        ):
             raise ValueError("history")
     if run.mixture is not None:
         fits = is_mixture(run.mixture, settings.latent_dim)
@@ -221,56 +201,24 @@ def _run_in(content, config):
     return run
 
 
-def check_same_images(run, split):
-    """See that the run goes on with the training images it began with; a new one takes note of them.
-
-    Raises UserError.
-    """
-    source, count, content = split.source, len(split.images), checksum(split.images, split.labels)
-    differs = None
-    if run.source not in ("", source):
-        differs = f"on the {run.source} data set and found the {source} one"
-    elif run.images not in (None, count):
-        differs = f"on {run.images:,} images and found {count:,}"
-    elif run.checksum not in (None, content):
-        differs = f"on {count:,} images and found others, or other labels"
-    if differs:
-        flag = "--dataset" if run.settings.of_folder else "--data-dir"
-        raise UserError(f"this run trained {differs}: check {flag}")
-    run.source, run.classes, run.images, run.checksum = source, split.classes, count, content
+def optimizer_state(optimizer):
+    """What a run keeps of its optimiser until it is finished."""
+    return {"name": type(optimizer).__name__, **optimizer.state_dict()}
 
 
-@contextlib.contextmanager
-def stops_can_be_resumed(path, run):
-    """When the training is stopped, say what ``path`` holds by then and how to go on.
-
-    The user can stop it, also by piping its output into ``head``, a BrokenPipeError, and so can a full disk.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated, BrokenPipeError) as stop:
-        if run.saved is None or getattr(stop, "filename", None):
-            raise
-        raise type(stop)(f"stopped; {_saved_so_far(path, run)}") from None
-    except OSError as error:
-        if run.saved is None or not error.filename:
-            raise
-        raise UserError(f"{error.filename}: {error.strerror}; {_saved_so_far(path, run)}") from None
-
-
-def _saved_so_far(path, run):
-    what = f"{path} holds epoch {run.saved} of {run.settings.epochs}"
-    return f"{what}: pass --resume, and no --overwrite, to go on"
-
-
-def restore_optimizer(optimizer, run, path):
-    """Give the optimiser the state it had when the run was saved to ``path``, if it was."""
+def restore_optimizer(optimizer, run):
+    """Give the optimiser the state it had when the run was saved, if it was. Raises UserError."""
     if run.optimizer is None:
         return
+    now, before = type(optimizer).__name__, run.optimizer.get("name", "MuonAdamW")
+    if now != before:
+        raise UserError(f"this run was trained with {before}, and optimizer.py makes {now}: start a new run")
     try:
         # The run may have begun on another device, and how to step is a matter of this one.
         for group, saved in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
-            saved.update(fused=group["fused"], capturable=group["capturable"])
+            saved.update({name: group[name] for name in ("fused", "capturable") if name in group})
         optimizer.load_state_dict(run.optimizer)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise CheckpointError(f"{path} is damaged: its optimiser state does not fit") from None
+        raise UserError(
+            f"this run's {before} had other groups of weights than optimizer.py makes: start a new run"
+        ) from None

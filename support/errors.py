@@ -6,15 +6,17 @@ import os
 import signal
 import sys
 
-from mnist import DataError
-
 
 class UserError(Exception):
     """Something the user can mend; the message says what is wrong and what to do."""
 
 
-class CheckpointError(Exception):
-    """A checkpoint that is missing, damaged or not ours; the message says what to do."""
+class DataError(UserError):
+    """Images that are missing, incomplete or corrupt."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or not ours."""
 
 
 class Terminated(BaseException):
@@ -32,7 +34,7 @@ def user_errors(*sizes):
     try:
         with _flushed():
             yield
-    except (UserError, DataError, CheckpointError) as error:
+    except UserError as error:
         _leave(f"error: {error}", 1)
     except OSError as error:  # a folder that cannot be written, a full disk, …
         if isinstance(error, BrokenPipeError) and not error.filename:  # who read what we print has enough

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageOps
 
-from mnist import DataError
-from support.cli import progress, warn
+from support.errors import DataError
+from support.terminal import progress, warn
 
 PHOTO = 4  # times the model's side: enough to find a digit in a photograph, and too coarse for its noise
 LIGHT = 160  # a border lighter than this is paper

@@ -7,17 +7,15 @@ update rule", 2017, arXiv:1706.08500, do this with Inception), and which class i
 """
 
 import io
-import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data import checksum, to_float
-from model import EVAL_BATCH
-from support.cli import progress
+from data import EVAL_BATCH, checksum, to_float
 from support.files import write_file
+from support.terminal import progress, warn
 
 EPOCHS, BATCH, SEED = 3, 128, 0
 FEATURES = 128
@@ -65,9 +63,7 @@ def load_judge(folder, images, labels):
         try:
             write_file(path, buffer.getvalue())
         except OSError as error:  # no reason to lose what was measured
-            print(
-                f"warning: the judge cannot be kept for next time ({path}: {error.strerror})", file=sys.stderr
-            )
+            warn(f"the judge cannot be kept for next time ({path}: {error.strerror})")
     return judge.eval()
 
 

@@ -1,18 +1,37 @@
-"""Figures of a trained model that more than one script asks for."""
+"""Figures of a model that more than one script asks for."""
 
 import math
 
 import torch
+import torch.distributed as dist
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F
 
+from data import EVAL_BATCH
 from importance import log_weights
-from model import EVAL_BATCH, kl_divergence, recon_loss
+from model import kl_divergence, recon_loss
 from support.errors import UserError
 
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
 IW_CHUNK = 100  # samples of z for each image that are decoded at a time
+
+
+class Means:
+    """Means over images of (loss, bce, kld), added up on the device and in the end over all ranks."""
+
+    def __init__(self, device):
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
+        self.sums = torch.zeros(4, dtype=dtype, device=device)
+
+    def add(self, losses, images):
+        self.sums += torch.stack([*losses, torch.ones_like(losses[0])]) * images
+
+    def compute(self):
+        if dist.is_initialized():
+            dist.all_reduce(self.sums)
+        *sums, images = self.sums.tolist()
+        return [total / images for total in sums]
 
 
 @torch.no_grad()

@@ -1,140 +1,229 @@
-"""What a run starts from: its flags, an earlier run in a checkpoint, a trained model, its data."""
+"""What a run starts from and keeps to itself: its settings, its images, its checkpoint and its folder."""
 
 import contextlib
-import dataclasses
+import functools
 import inspect
+import re
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from folders import load_split
-from model import ConvVAE
-from settings import Settings
-from support import cli, distributed
-from support.checkpoint import Run, check_same_images, load_checkpoint, stops_can_be_resumed
-from support.errors import UserError
-from support.files import reserved
-from support.reports import check_folder
+from data import checksum, load_split
+from settings import DATASETS, Settings
+from support import distributed
+from support.checkpoint import Run, load_checkpoint
+from support.device import pick_precision
+from support.errors import Terminated, UserError
+from support.files import check_outputs, locked, short, write_file
+from support.flags import flag_of, typed_settings
+from support.images import looks_light
+from support.terminal import CHECKPOINT, warn
 
-NETWORK = [name for name in inspect.signature(ConvVAE).parameters if hasattr(Settings, name)]
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
 # What a run that starts --from a trained model takes from it: what the model is and what it is for.
-INHERITED = (*NETWORK, "dataset", "invert", "binarize", "validate")
+INHERITED = (*Settings().network, "dataset", "invert", "binarize", "validate")
+REPORTS = re.compile(r"((img|recon)_from_epoch\d+\.png|metrics\.csv|loss_curves\.png|film\.gif)(\.\d+\.tmp)?")
+MARK = ".run"  # a file in the folder of a run, with the run's id
 
 
-@contextlib.contextmanager
-def open_or_start(args, device):
-    """The model and the run of these flags, new or to go on with: ``(model, run)``.
-
-    Nobody else trains into its checkpoint or its folder meanwhile. Raises UserError.
-    """
-    with reserved(args.checkpoint, "--checkpoint"):
-        resume = args.resume or distributed.was_restarted()
-        model, run = open_run(args, device) if resume else new_run(args, device)
-        check_folder(run, args.checkpoint, resume, args.overwrite)
-        with reserved(Path(run.out), "--out", folder=True), stops_can_be_resumed(args.checkpoint, run):
-            yield model, run
+# Its settings
 
 
-def load_images(run, data_dir):
-    """The splits that a run trains on and is tested on. Raises UserError or DataError."""
-    with distributed.first_on_its_machine():  # which may download: the others find it there
-        train = load_split(run, data_dir, "train")
-        test = load_split(run, data_dir, run.settings.test_split)
-    check_same_images(run, train)
-    check_counts(run, train)
-    return train, test
-
-
-def new_run(args, device):
-    """A model and a run that have not begun: ``(model, run)``."""
-    if args.checkpoint.exists() and not args.overwrite:
-        raise UserError(
-            f"{args.checkpoint} holds an earlier run: pass --resume to go on with it, "
-            "--overwrite to replace it, or another --checkpoint"
-        )
-    chosen = typed_settings(args) | {"precision": cli.pick_precision(args.precision or "auto", device)}
-    if args.from_:
-        model, settings, source, classes = inherit(args.from_, chosen)
-    else:
-        source, classes = "", []  # the data will tell
-        settings = Settings(**chosen)
-        torch.manual_seed(settings.seed)
-        model = ConvVAE(**{name: getattr(settings, name) for name in NETWORK})
-    check_binarize_epochs(settings)
-    return model, Run(settings, source, classes, out=str(args.out or cli.OUT))
-
-
-def typed_settings(args):
-    """The settings of a run that stand on the command line, {name: value}."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    typed = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.precision == "auto":  # which leaves it open
-        del typed["precision"]
-    if args.from_:
-        typed["from_"] = str(args.from_)
-    return typed
-
-
-def open_run(args, device):
-    """The model and the run in args.checkpoint, to go on with: ``(model, run)``. Raises UserError."""
+def new_run(args, device, parent=None):
+    """A run of the typed settings that has not begun, with ``parent``, one that its model was trained in."""
     path = args.checkpoint
-    if not path.exists():
-        raise UserError(f"nothing to resume at {path}: leave out --resume to start a run")
-    model, run = load_checkpoint(path)
-    if run.mixture is not None:
-        raise UserError(f"{path} holds a finished run, nothing to resume: pass --overwrite to train anew")
+    if path.exists() and not args.overwrite:
+        raise UserError(
+            f"{path} holds an earlier run: pass --resume to go on with it, --overwrite to replace it, "
+            "or another --checkpoint"
+        )
     typed = typed_settings(args)
-    if cli.are_folders(typed.get("dataset", "mnist"), run.settings.dataset):
-        # it may have moved: the images are compared
-        run.settings = dataclasses.replace(run.settings, dataset=typed["dataset"])
-    precision = typed.pop("precision", run.settings.precision)  # which may change, too
-    refuse_others(typed, dataclasses.asdict(run.settings), path)
-    precision = cli.resumed_precision(run.settings.precision, precision, device)
-    run.settings = dataclasses.replace(run.settings, precision=precision)
-    run.out = str(args.out or run.out or cli.OUT)
-    return model, run
+    if parent:
+        inherited = _moved({name: getattr(parent.settings, name) for name in INHERITED}, typed)
+        _refuse_others({name: typed[name] for name in INHERITED if name in typed}, inherited, args.from_)
+        typed |= inherited
+    try:
+        settings = Settings(**typed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    settings = replace(settings, precision=pick_precision(settings.precision, device))
+    out = str(args.out or Path("outputs") / path.stem)  # one name for both
+    return Run(settings, parent.source, parent.classes, out=out) if parent else Run(settings, out=out)
 
 
-def inherit(path, chosen):
-    """A trained model to start from, with what comes with it: ``(model, settings, source, classes)``.
+def resume(run, args, device):
+    """Have the run go on as it began, but for its folder, precision and images, which may have moved."""
+    if run.mixture is not None:
+        raise UserError(
+            f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
+        )
+    typed, before = typed_settings(args), _moved(asdict(run.settings), typed_settings(args))
+    precision = typed.pop("precision", "auto")
+    _refuse_others(typed, before, args.checkpoint)
+    if precision not in ("auto", before["precision"]):
+        was = before["precision"]
+        warn(f"going on in {precision} after {was}: no longer to the bit what one go would have given")
+        before["precision"] = precision
+    elif before["precision"] == "bf16" and pick_precision("auto", device) != "bf16":
+        warn("this run is in bf16, which is many times slower than float32 here: --precision fp32 is not")
+    run.settings = Settings(**before)
+    run.out = str(args.out or run.out or Path("outputs") / args.checkpoint.stem)
 
-    The settings are the chosen ones and those of INHERITED. Raises UserError if they disagree.
-    """
-    model, run = load_checkpoint(path)
-    inherited = {name: getattr(run.settings, name) for name in INHERITED}
-    if cli.are_folders(chosen.get("dataset", "mnist"), inherited["dataset"]):
-        inherited["dataset"] = chosen["dataset"]  # it may have moved: the classes are compared
-    refuse_others({name: chosen[name] for name in INHERITED if name in chosen}, inherited, path)
-    return model, Settings(**(chosen | inherited)), run.source, run.classes
+
+def _moved(settings, typed):
+    """The settings with the folder of images where it is said to be now: the images are compared."""
+    there = typed.get("dataset", "mnist")
+    return settings | {"dataset": there} if not {there, settings["dataset"]} & set(DATASETS) else settings
 
 
-def refuse_others(typed, settings, path):
+def _refuse_others(typed, settings, path):
     """Refuse typed settings that differ from those of the run at ``path``."""
     for name, value in typed.items():
         if value != settings[name]:
-            flag = "--" + name.strip("_").replace("_", "-")
+            flag = flag_of(name)
             before = f"with {flag} {settings[name]}" if settings[name] != "" else f"without {flag}"
             raise UserError(f"{path} was trained {before}, not {value}: leave {flag} out")
 
 
-def check_binarize_epochs(settings):
-    """Refuse black and white pixels in the first epochs alone, if none with gray ones would follow."""
-    first, epochs = settings.binarize_epochs, settings.epochs
-    if first and settings.binarize:
-        raise UserError("--binarize draws the pixels of every epoch: leave --binarize-epochs out")
-    if first >= epochs:
-        raise UserError(
-            f"--binarize-epochs {first} leaves no gray pixels: pass fewer than --epochs, {epochs}"
-        )
+# Its images
 
 
-def check_counts(run, train):
-    """Refuse training images that the run cannot be finished with: the mixture needs two of each class."""
+def load_images(run, data_dir):
+    """The splits that a run trains on and is tested on; it takes note of them. Raises UserError.
+
+    A run that goes on must find the images that it began with.
+    """
+    settings = run.settings
+    with distributed.local_main_process_first():  # which may download: the others find it there
+        train = load_split(run, data_dir, "train")
+        test = load_split(run, data_dir, settings.test_split)
+    if train.files and not run.source and not settings.invert and looks_light(train.files[:100]):
+        warn("these look like dark ink on light paper: start again with --invert to have it the other way")
+    flag = "--dataset" if settings.of_folder else "--data-dir"
+    count, content = len(train.images), checksum(train.images, train.labels)
+    differs = None
+    if run.source not in ("", train.source):
+        differs = f"on the {run.source} data set and found the {train.source} one"
+    elif run.images not in (None, count):
+        differs = f"on {run.images:,} images and found {count:,}"
+    elif run.checksum not in (None, content):
+        differs = f"on {count:,} images and found others, or other labels"
+    if differs:
+        raise UserError(f"this run trained {differs}: check {flag}")
     counts = torch.bincount(train.labels, minlength=max(1, len(train.classes)))
     rarest = counts.argmin()
     if counts[rarest] < 2:
         name = f"class {train.classes[rarest]}" if train.classes else "the folder"
         raise UserError(
             f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
-            f"check {'--dataset' if run.settings.of_folder else '--data-dir'}"
+            f"check {flag}"
         )
+    run.source, run.classes, run.images, run.checksum = train.source, train.classes, count, content
+    return train, test
+
+
+# Its checkpoint and its folder
+
+
+@contextlib.contextmanager
+def exclusive(run, path):
+    """Keep other runs from the checkpoint at ``path``; a stop says what it holds by then and how to go on.
+
+    The user can stop a run, also by piping its output into ``head``, and so can a full disk.
+    """
+    with locked(path):
+        try:
+            yield
+        except (KeyboardInterrupt, Terminated, BrokenPipeError) as stop:
+            if run.saved is None or getattr(stop, "filename", None):
+                raise
+            raise type(stop)(f"stopped; {_saved_so_far(run, path)}") from None
+        except OSError as error:
+            if run.saved is None or not error.filename:
+                raise
+            raise UserError(f"{error.filename}: {error.strerror}; {_saved_so_far(run, path)}") from None
+
+
+def _saved_so_far(run, path):
+    what = f"{path} holds epoch {run.saved} of {run.settings.epochs}"
+    return f"{what}: pass --resume, and no --overwrite, to go on"
+
+
+def claim_folder(run, overwrite):
+    """Mark the run's folder as its own; an earlier run's pictures go with ``overwrite``. Raises UserError."""
+    out = Path(run.out)
+    check_outputs(out / MARK)
+    reports = [file for file in out.glob("*") if REPORTS.fullmatch(file.name)]
+    ours = (out / MARK).is_file() and (out / MARK).read_bytes() == run.id.encode()
+    if reports and not ours and not overwrite:
+        raise UserError(
+            f"{out} holds the pictures of another run: pass another --out, or, to start anew, --overwrite"
+        )
+    for file in reports:
+        if not ours or file.suffix == ".tmp":  # which a process that died had not finished
+            file.unlink()
+    write_file(out / MARK, run.id.encode())
+
+
+# A finished one
+
+
+def open_model(path, device, images=None):
+    """Load the checkpoint a script should use, say in one line which it is: ``(model, run, path)``.
+
+    ``images`` is a folder, to be read instead of the one that the run names.
+    """
+    path = path or (CHECKPOINT if CHECKPOINT.exists() else SHIPPED)
+    model, run = load_checkpoint(path, device)
+    for name in ("encode", "decode_logits", "decode_all"):
+        setattr(model, name, insist(getattr(model, name)))
+    shown = short(path)
+    settings = run.settings
+    if images is not None:
+        if not settings.of_folder:
+            raise UserError(f"--images is for a model of a folder, and {shown} is of {settings.dataset_name}")
+        run.settings = replace(settings, dataset=images)
+    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset_name}"
+    if run.source == "sample":
+        line += " (5,000-digit sample)"
+    if settings.importance_samples > 1:
+        line += f", {settings.importance_samples} importance samples"
+    if settings.from_:
+        line += f", started from {settings.from_}"
+    if run.history:
+        last = run.history[-1]
+        line += f", {settings.test_split} -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"
+    print(line)
+    return model, run, path
+
+
+def insist(method):
+    """The method of a network, but it raises UserError where it is not given all that it can take.
+
+    encode(x, y) and decode_logits(z, y) of a conditional network, in a script that only knows of x and z.
+    """
+    names = list(inspect.signature(method).parameters)
+
+    @functools.wraps(method)
+    def complete(*args, **kwargs):
+        missing = [name for name in names[len(args) :] if name not in kwargs]
+        if missing:
+            raise UserError(
+                f"this network's {method.__name__}({', '.join(names)}) needs {', '.join(missing)}, "
+                "which this script does not pass on"
+            )
+        return method(*args, **kwargs)
+
+    return complete
+
+
+def mixture_of(run, path):
+    """The latent mixture of a run from the checkpoint at ``path``. Raises UserError if it has none."""
+    if run.mixture is None:
+        raise UserError(
+            f"{path} has no latent mixture: finish its training with "
+            f"python train.py --resume --checkpoint {shlex.quote(str(path))}"
+        )
+    return run.mixture

@@ -20,8 +20,10 @@ import survive
 import torch
 from filelock import FileLock
 
-import mnist
-from support.checkpoint import load_checkpoint
+from data import load_split
+from settings import Settings
+from support import terminal
+from support.checkpoint import Run, load_checkpoint
 from support.errors import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +94,11 @@ def data_dir(write_data, tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
+def load_dataset(dataset, data_dir, split, **settings):
+    """A split of a data set or a folder, as a run of these settings has it."""
+    return load_split(Run(Settings(dataset=str(dataset), **settings)), data_dir, split)
+
+
 # Scripts
 
 
@@ -138,7 +145,7 @@ def call(monkeypatch, capsys):
 
     def call(script, *args):
         module, code = importlib.import_module(script), 0
-        mnist._warn_of_sample.cache_clear()  # a process of its own would not have warned yet
+        terminal.warn.cache_clear()  # a process of its own would not have warned yet
         monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
         capsys.readouterr()
         try:
@@ -208,7 +215,7 @@ def trained(run, data_dir, tmp_path_factory):
     return SimpleNamespace(
         folder=folder,
         checkpoint=folder / "checkpoints" / "vae.pt",
-        out=folder / "outputs" / "training",
+        out=folder / "outputs" / "vae",
         stdout=result.out,
     )
 

@@ -65,8 +65,8 @@ def load_all(seed, count, results):
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from mixture import sample_mixture
-    from support import cli
     from support.errors import CheckpointError, UserError
+    from support.runs import mixture_of, open_model
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch's, on odd tensors
@@ -81,11 +81,11 @@ def load_all(seed, count, results):
             mutate = rng.choice(MUTATIONS)
             Path("vae.pt").write_bytes(mutate(original, rng))
             try:
-                model, run, path = cli.open_model(Path("vae.pt"), torch.device("cpu"))
+                model, run, path = open_model(Path("vae.pt"), torch.device("cpu"))
                 images = model.decode_all(torch.zeros(2, model.config["latent_dim"]))
                 outcome = "loaded" if images.shape == (2, 1, 28, 28) else "failed"
                 if run.mixture is not None:
-                    sample_mixture(cli.mixture_of(run, path), torch.zeros(2, dtype=torch.long))
+                    sample_mixture(mixture_of(run, path), torch.zeros(2, dtype=torch.long))
                 detail = f"{mutate.__name__}, seed {seed}, number {i}: {images.shape}"
             except (CheckpointError, UserError):
                 outcome, detail = "refused", ""

@@ -85,7 +85,7 @@ def train(folder, data_dir):
 def result(folder):
     """All that a finished run leaves, in a form that can be compared."""
     content = torch.load(folder / "checkpoints" / "vae.pt", weights_only=True)
-    out = folder / "outputs" / "training"
+    out = folder / "outputs" / "vae"
     with open(out / "metrics.csv") as file:
         rows = [
             [row[name] for name in row if name not in ("images_per_s", "seconds")]

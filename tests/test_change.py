@@ -1,17 +1,33 @@
-"""The changes that the README works out still apply to the code, and what comes of them trains."""
+"""Changes that README and CONTRIBUTING work out, and others that students make: they train or say why not."""
 
+import csv
+import os
 import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 from model import ConvVAE
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHANGES = re.findall(r"```diff\n--- (\S+)\n(.*?)```", README, re.DOTALL)
+README, CONTRIBUTING = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")
+)
+
+
+def diffs(text):
+    """The changes in a text: pairs of a file and what is to be done to it."""
+    blocks = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    return [
+        pair for block in blocks for pair in re.findall(r"^--- (\S+)\n(.*?)(?=^---|\Z)", block, re.M | re.S)
+    ]
+
+
+CHANGES = diffs(README)
+CONDITIONAL = diffs(CONTRIBUTING.split("**Conditional on the class**")[1])
 
 
 def apply(diff, text):
@@ -25,9 +41,9 @@ def apply(diff, text):
     return text
 
 
-def train(project, data_dir, folder, *flags):
+def train(project, data_dir, folder, *flags, epochs=("--epochs", 1)):
     """Train for an epoch in ``folder`` with the project's copy, as a user does; returns what it says."""
-    command = [sys.executable, project / "train.py", "--device", "cpu", "--epochs", 1, "--data-dir", data_dir]
+    command = [sys.executable, project / "train.py", "--device", "cpu", *epochs, "--data-dir", data_dir]
     result = subprocess.run(
         list(map(str, [*command, *flags])), cwd=folder, capture_output=True, text=True, timeout=120
     )
@@ -63,13 +79,13 @@ def copy(tmp_path):
     return copy
 
 
-def test_there_are_four_diffs_and_a_flag():
-    assert len(CHANGES) == 4
+def test_there_are_five_diffs_and_a_flag():
+    assert [file for file, _ in CHANGES] == ["settings.py", "model.py", "model.py", "model.py", "train.py"]
     assert "**Another size of z**: `python train.py --latent-dim 8`" in README
 
 
 def test_another_data_set_is_trained_on_by_its_name(copy, write_data, tmp_path):
-    (change,) = [change for change in CHANGES if change[0] == "mnist.py"]
+    change = CHANGES[0]
     project = copy(change)
     name, folder = re.search(r'\+ +"([\w-]+)": \("(\w+)"', change[1]).groups()
     out = train(project, write_data(tmp_path / "data", folder), tmp_path, "--dataset", name)
@@ -97,16 +113,184 @@ def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
 
 
 def test_new_setting_of_the_network_is_passed_on(copy, data_dir, tmp_path):
-    """As settings.py says: a line there and a flag in train.py, and it reaches the model and the next one."""
+    """As settings.py says: a line there, and it is a flag, and reaches the model and the next one."""
+    line = '+    hidden_dim: int = setting(512, "width of the hidden layers", "network", at_least=1)\n'
     project = copy(
-        ("settings.py", "     latent_dim: int = 16\n+    hidden_dim: int = 512\n"),
         (
-            "train.py",
-            '     add("--latent-dim", type=count, default=Settings.latent_dim, help="size of the latent z")\n'
-            '+    add("--hidden-dim", type=count, default=Settings.hidden_dim, help="width")\n',
-        ),
+            "settings.py",
+            f'     latent_dim: int = setting(16, "size of the latent z", "network", at_least=1)\n{line}',
+        )
     )
     size = f"{sum(p.numel() for p in ConvVAE(hidden_dim=64).parameters()):,} parameters"
     assert size in train(project, data_dir, tmp_path, "--hidden-dim", 64)
-    flags = ("--from", "checkpoints/vae.pt", "--checkpoint", "checkpoints/next.pt", "--out", "outputs/next")
-    assert size in train(project, data_dir, tmp_path, *flags)
+    assert size in train(project, data_dir, tmp_path, *FROM_IT)
+
+
+FROM_IT = ("--from", "checkpoints/vae.pt", "--checkpoint", "checkpoints/next.pt")
+
+
+def test_annealed_kl(copy, data_dir, tmp_path, read_metrics):
+    """Beta rises over ten epochs in training; the test loss is that of the whole of it."""
+    project = copy(CHANGES[4])
+    train(project, data_dir, tmp_path, "--epochs", 3, "--beta", 2)
+    rows = read_metrics(tmp_path / "outputs" / "vae")
+    for row, beta in zip(rows, (0.2, 0.4, 0.6), strict=True):
+        assert row["train_loss"] == pytest.approx(row["train_bce"] + beta * row["train_kld"])
+        assert row["test_loss"] == pytest.approx(row["test_bce"] + 2 * row["test_kld"])
+
+
+# Changes of what a run keeps: a run that was stopped goes on with them
+
+
+@pytest.fixture
+def stop(data_dir, tmp_path):
+    """A function that starts a run of two epochs of a project, and ends it, as Ctrl-C would, after one."""
+
+    def stop(project, *flags):
+        code = (
+            "import sys, train; sys.argv = ['train.py', *sys.argv[1:]]\n"
+            "def report(row, settings): raise KeyboardInterrupt\n"
+            "train.report = report\n"
+            "with train.user_errors(): train.main()"
+        )
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            "--device",
+            "cpu",
+            "--epochs",
+            2,
+            "--data-dir",
+            data_dir,
+            *flags,
+        ]
+        result = subprocess.run(
+            list(map(str, command)),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=path_to(project),
+            timeout=120,
+        )
+        assert result.returncode == 130, result.stderr
+
+    return stop
+
+
+def path_to(project):
+    return os.environ | {"PYTHONPATH": str(project)}
+
+
+OPTIMIZERS = {
+    "SGD": "torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=0.9)",
+    "Adam": "torch.optim.Adam(model.parameters(), lr=settings.lr)",
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_another_optimizer_can_be_resumed(copy, stop, data_dir, tmp_path, name):
+    """To the bit: as if it had not been stopped."""
+    diff = (
+        "-        optimizer = make_optimizer(model, settings.lr, settings.weight_decay)\n"
+        f"+        optimizer = {OPTIMIZERS[name]}\n"
+    )
+    project = copy(("train.py", diff))
+    rate = ("--lr", 1e-4)
+    stop(project, *rate)
+    assert "epoch   2" in train(project, data_dir, tmp_path, "--resume", epochs=())
+    train(project, data_dir, tmp_path, "--checkpoint", "whole.pt", "--epochs", 2, *rate)
+    whole, pieces = (
+        torch.load(tmp_path / path, weights_only=True) for path in ("whole.pt", "checkpoints/vae.pt")
+    )
+    torch.testing.assert_close(whole["model"], pieces["model"], rtol=0, atol=0)
+
+
+def test_run_of_another_optimizer_is_not_called_damaged(copy, stop, data_dir, tmp_path):
+    project = copy()
+    stop(project)
+    text = (project / "train.py").read_text()
+    diff = (
+        "-        optimizer = make_optimizer(model, settings.lr, settings.weight_decay)\n"
+        f"+        optimizer = {OPTIMIZERS['Adam']}\n"
+    )
+    (project / "train.py").write_text(apply(diff, text))
+    line = refused_by(project, data_dir, tmp_path, "train", "--resume")
+    assert "trained with MuonAdamW" in line and "makes Adam" in line
+
+
+def test_new_column_in_metrics(copy, stop, data_dir, tmp_path):
+    """The rows of the code before it have none; a run that began with them goes on."""
+    project = copy()
+    stop(project)
+    text = (project / "train.py").read_text()
+    diff = "             run.history.append(row)\n+            run.history[-1]['lr'] = settings.lr\n"
+    (project / "train.py").write_text(apply(diff, text))
+    train(project, data_dir, tmp_path, "--resume", epochs=())
+    with open(tmp_path / "outputs" / "vae" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["lr"] for row in rows] == ["", "0.004"]
+
+
+# A network that asks for more
+
+
+TWO_LABELS = """
+import torch
+from support.checkpoint import load_checkpoint
+
+model, _ = load_checkpoint("checkpoints/vae.pt")
+zero, one = (model.decode(torch.zeros(1, 16), torch.tensor([label])) for label in (0, 1))
+print((zero - one).abs().max().item())
+"""
+
+SCRIPTS = [
+    *[
+        ("evaluate", "--draws", 1),
+        ("tsne", "--perplexity", 5),
+        ("interpolate",),
+        ("interpolate", "--generated"),
+    ],
+    *[("explore",), ("encode", "--split", "test"), ("generate", "--manifold"), ("generate", "--traverse")],
+]
+
+
+def refused_by(project, data_dir, folder, script, *flags):
+    data = () if script == "generate" or "--generated" in flags else ("--data-dir", data_dir)
+    command = [sys.executable, project / f"{script}.py", "--device", "cpu", *data, *flags]
+    result = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=120)
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 1 and line.startswith("error: ")
+    return line
+
+
+def test_conditional_network(copy, data_dir, tmp_path):
+    """It trains, draws the class that it is asked for, and no script goes on without the labels."""
+    assert len(CONDITIONAL) == 4
+    project = copy(*CONDITIONAL)
+    train(project, data_dir, tmp_path, "--epochs", 2, "--batch-size", 16)
+    for flags in ((), ("--digit", 7), ("--digit", 3, 8, "--n", 2), ("--sampler", "mixture")):
+        command = [sys.executable, project / "generate.py", "--device", "cpu", *flags]
+        result = subprocess.run(
+            list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert result.returncode == 0, result.stderr
+    for script, *flags in SCRIPTS:
+        line = refused_by(project, data_dir, tmp_path, script, *flags)
+        assert "needs y, which this script does not pass on" in line
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_LABELS], cwd=tmp_path, capture_output=True, text=True, env=path_to(project)
+    )
+    assert float(result.stdout) > 0.01
+
+
+def test_labels_that_can_be_left_out_are_not_left_out_in_silence(copy, data_dir, tmp_path):
+    """A default for y would give evaluate.py another loss than train.py, without a word."""
+    optional = [
+        (file, diff.replace("+    def encode(self, x, y):", "+    def encode(self, x, y=None):"))
+        for file, diff in CONDITIONAL
+    ]
+    assert optional != CONDITIONAL
+    project = copy(*optional)
+    train(project, data_dir, tmp_path)
+    assert "needs y" in refused_by(project, data_dir, tmp_path, "evaluate", "--draws", 1)

@@ -79,7 +79,7 @@ def test_optimizer_of_another_device_steps_as_is_best_on_this_one(model):
     before, after = (make_optimizer(model, 0.01, 0.1) for _ in range(2))
     for number, group in enumerate(before.param_groups):
         group.update(fused=number % 2 == 0, capturable=number % 2 == 1)
-    restore_optimizer(after, Run(Settings(), optimizer=before.state_dict()), "vae.pt")
+    restore_optimizer(after, Run(Settings(), optimizer=before.state_dict()))
     assert all(group["fused"] and not group["capturable"] for group in after.param_groups)
 
 

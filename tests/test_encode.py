@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from conftest import load_dataset
 from PIL import Image
 from torch.distributions import Normal
 
-from data import load_dataset
 from mixture import fit_mixture, sample_labels, sample_mixture
 from model import ConvVAE
 from support.checkpoint import load_checkpoint
@@ -69,7 +69,7 @@ def test_every_script_on_images_of_ones_own(own, call, monkeypatch, classes, siz
     loaded, state = load_checkpoint(run.checkpoint)
     assert state.classes == run.names and loaded.config["image_size"] == state.settings.image_size == size
     assert len(state.mixture["share"]) == max(1, classes)
-    assert Image.open("outputs/training/img_from_epoch1.png").size == (8 * cell, 8 * cell)
+    assert Image.open("outputs/vae/img_from_epoch1.png").size == (8 * cell, 8 * cell)
 
     def out_of(script, *args):
         result = call(script, *args)

@@ -16,8 +16,9 @@ from PIL import Image
 
 import train
 from model import ConvVAE
-from support import cli
+from support import runs
 from support.checkpoint import load_checkpoint, save_checkpoint
+from support.device import pick_device
 from support.errors import Terminated, user_errors
 
 READERS = ("generate", "tsne", "interpolate", "evaluate", "explore")  # of a checkpoint
@@ -48,7 +49,7 @@ BAD_ARGUMENTS = [
     ("train", "--latent-dim", ("0", "x")),
     ("train", "--beta", ("-1", "nan")),
     ("train", "--weight-decay", ("-0.1", "inf")),
-    ("train", "--dropout", ("1", "-0.1")),
+    ("train", "--dropout", ("1", "-0.1", "nan")),
     ("train", "--binarize-epochs", ("-1", "1.5", "half")),
     ("train", "--move-epochs", ("-1", "1.5", "half")),
     ("train", "--seed", ("-1", "4294967296", "x")),
@@ -93,7 +94,7 @@ def test_auto_takes_the_best_device_there_is(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda cuda=cuda: int(cuda))
         monkeypatch.setattr(torch.mps, "is_available", lambda mps=mps: mps)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert cli.pick_device("auto").type == best
+        assert pick_device("auto").type == best
 
 
 def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch):
@@ -102,7 +103,7 @@ def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    assert cli.pick_device("cuda:1") == torch.device("cuda:1")
+    assert pick_device("cuda:1") == torch.device("cuda:1")
     assert chosen == [torch.device("cuda:1")]
 
 
@@ -451,7 +452,7 @@ def test_unfinished_run_of_an_older_version_goes_on(call, unfinished, data_dir, 
 
 @pytest.mark.parametrize("flags, precision", [((), "bf16"), (("--precision", "fp32"), "fp32")])
 def test_bf16_run_where_bf16_is_slow(call, unfinished, data_dir, stop_at_once, monkeypatch, flags, precision):
-    monkeypatch.setattr(cli, "pick_precision", lambda name, device: "fp32" if name == "auto" else name)
+    monkeypatch.setattr(runs, "pick_precision", lambda name, device: "fp32" if name == "auto" else name)
     path = unfinished(precision="bf16")
     result = call("train", "--resume", "--checkpoint", path, "--data-dir", data_dir, *flags)
     (warning,) = [line for line in result.err if line.startswith("warning: ")]
@@ -487,50 +488,40 @@ def test_overwriting_leaves_nothing_of_the_older_run_but_what_is_not_its_own(cal
     assert epochs == {"0", "1"} and kept.read_text() == "keep me"
 
 
-@pytest.mark.parametrize("out", ["new", "new/pictures", "link"])
-def test_one_place_for_checkpoint_and_pictures(refused, own_folder, out):
-    (own_folder / "link").symlink_to("new")
-    line = refused("train", "--checkpoint", "new", "--out", out)
-    assert "--checkpoint" in line and "--out" in line and "another training" not in line
+@pytest.mark.parametrize("out", ["new", "new/pictures"])
+def test_one_place_for_checkpoint_and_pictures(refused, out):
+    assert "new" in refused("train", "--checkpoint", "new", "--out", out)
 
 
 def test_weights_that_go_astray_while_the_loss_does_not(refused, monkeypatch):
     """An infinite running variance makes a layer's output 0, which is a number; the last good epoch stays."""
-    measure = train.loss_on
+    measure = train.mean_loss
 
     def measure_and_spoil(model, *rest):
         model.decoder[0].body[0].running_var.fill_(math.inf)
         return measure(model, *rest)
 
-    monkeypatch.setattr(train, "loss_on", measure_and_spoil)
+    monkeypatch.setattr(train, "mean_loss", measure_and_spoil)
     line = refused("train", "--checkpoint", "new.pt")
     assert "weights" in line and "epoch 1" in line
     assert load_checkpoint("new.pt")[1].history == []
 
 
-def test_two_trainings_into_one_file(refused, unfinished):
+def test_two_runs_into_one_file(refused, unfinished):
     path = unfinished()
     with FileLock(f"{path}.lock"):
-        assert "another training" in refused("train", "--resume", "--checkpoint", path)
-
-
-def test_two_trainings_into_one_folder(refused, own_folder):
-    (own_folder / "pictures").mkdir()
-    with FileLock(own_folder / "pictures" / ".lock"):
-        line = refused("train", "--checkpoint", "second.pt", "--out", "pictures")
-    assert "another training" in line and "--out" in line
-    assert not (own_folder / "second.pt").exists()
+        assert "another run" in refused("train", "--resume", "--checkpoint", path)
 
 
 @pytest.mark.parametrize("batch_size", [64, 300])
 def test_diverging_at_once_names_the_epoch(refused, batch_size):
     """With a single step in the epoch only the loss on the test images, after it, is no number."""
-    options = ("--lr", 1e30, "--precision", "fp32", "--batch-size", batch_size, "--checkpoint", "new.pt")
+    options = ("--lr", 1e9, "--precision", "fp32", "--batch-size", batch_size, "--checkpoint", "new.pt")
     assert re.search(r"\b(nan|inf)\b.* epoch 1\b", refused("train", *options))
 
 
 def test_diverging_later_keeps_the_last_good_epoch(refused, unfinished):
-    path = unfinished(lr=1e30)
+    path = unfinished(lr=1e9)
     before, _ = load_checkpoint(path)
     assert re.search(r"\b(nan|inf)\b.* epoch 2\b", refused("train", "--resume", "--checkpoint", path))
     after, run = load_checkpoint(path)
@@ -559,7 +550,7 @@ def test_clock_that_jumps_a_day_at_every_look(call, data_dir, own_folder, monkey
     start = time.perf_counter()
     assert call("train", "--epochs", 2, "--data-dir", data_dir).code == 0
     elapsed = time.perf_counter() - start
-    with open(own_folder / "outputs" / "training" / "metrics.csv", newline="") as file:
+    with open(own_folder / "outputs" / "vae" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     seconds = [float(row["seconds"]) for row in rows]
     assert min(seconds) > 0 and sum(seconds) < elapsed

@@ -4,15 +4,17 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from filelock import FileLock
 
+from settings import Settings
+from support.checkpoint import Run
 from support.errors import UserError
-from support.files import check_outputs, reserved, write_file
+from support.files import check_outputs, locked, write_file
+from support.runs import claim_folder
 
 
 @pytest.fixture
@@ -36,45 +38,13 @@ def test_link_stays_a_link_and_its_target_is_written(own_folder):
     assert Path("far/target").read_bytes() == Path("new/place").read_bytes() == b"new"
 
 
-def test_links_that_go_round_in_a_circle(own_folder):
-    Path("a").symlink_to("b")
-    Path("b").symlink_to("a")
-    with pytest.raises(OSError):
-        write_file("a", b"new")
-    assert Path("a").is_symlink() and Path("b").is_symlink()
-
-
-def test_pipe_is_written_into(own_folder):
+def test_pipe_is_refused(own_folder):
     os.mkfifo("pipe")
-    read = []
-    reader = threading.Thread(target=lambda: read.append(Path("pipe").read_bytes()), daemon=True)
-    reader.start()
-    check_outputs("pipe")
-    write_file("pipe", b"numbers")
-    reader.join(timeout=10)
-    assert read == [b"numbers"] and stat.S_ISFIFO(os.stat("pipe").st_mode)
-
-
-def test_device_is_written_into(own_folder):
-    """One of our own: a fault here must not cost the machine its /dev/null, as it would if root ran this."""
-    try:
-        os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        Path("null").write_bytes(b"")
-    except OSError:
-        pytest.skip("no devices can be made here")
-    check_outputs("null")
-    write_file("null", b"numbers")
-    assert stat.S_ISCHR(os.stat("null").st_mode)
-
-
-@pytest.mark.parametrize("to_file", [True, False])
-def test_own_output_is_written_after_what_was_printed(own_folder, to_file):
-    """As with --json /dev/stdout, by a name that nothing can be put in the place of; a file or a pipe."""
-    code = "from support.files import write_file; print(1); write_file('/dev/fd/1', b'2\\n'); print(3)"
-    with open("all", "wb") as file:
-        stdout = file if to_file else subprocess.PIPE
-        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=stdout, check=True)
-    assert (Path("all").read_bytes() if to_file else result.stdout) == b"1\n2\n3\n"
+    with pytest.raises(UserError, match=r"cannot write pipe \(not a regular file\): choose another"):
+        check_outputs("pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        write_file("pipe", b"numbers")
+    assert Path("pipe").is_fifo()
 
 
 def test_private_file_stays_private(own_folder):
@@ -101,7 +71,7 @@ def test_two_writers_of_one_file_leave_one_whole_content(own_folder, monkeypatch
 
 def test_good_places_are_left_as_they_were(own_folder):
     Path("here").write_text("old")
-    check_outputs("here", "not/there/yet", "/dev/null", None)
+    check_outputs("here", "not/there/yet", None)
     assert os.listdir() == ["here"] and Path("here").read_text() == "old"
 
 
@@ -122,29 +92,21 @@ def test_input_is_no_output(own_folder):
         check_outputs("link", spare=["file"])
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_one_lock_for_all_names_of_a_place(own_folder, folder):
-    Path("real").mkdir() if folder else Path("real").touch()
+def test_one_lock_for_all_names_of_a_checkpoint(own_folder):
+    Path("real").touch()
     Path("link").symlink_to("real")
     with (
-        reserved(Path("link"), "--flag", folder),
-        pytest.raises(UserError, match="another training is writing real"),
-        reserved(Path("real"), "--flag", folder),
+        locked(Path("link")),
+        pytest.raises(UserError, match="another run is writing real"),
+        locked(Path("real")),
     ):
         pass
 
 
-def test_lock_of_the_folder_that_one_is_in(own_folder):
-    with reserved(Path("."), "--out", folder=True):
-        assert os.listdir() == [".lock"]
-
-
-def test_what_a_dead_training_did_not_finish_is_removed(own_folder):
-    for name in ("vae.pt.12.tmp", "out/film.gif.34.tmp", "out/own.tmp", "mine.pt.56.tmp"):
-        path = own_folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    with reserved(Path("vae.pt"), "--checkpoint"), reserved(Path("out"), "--out", folder=True):
+def test_what_a_dead_run_did_not_finish_is_removed(own_folder):
+    for name in ("vae.pt.12.tmp", "own.tmp", "mine.pt.56.tmp"):
+        (own_folder / name).touch()
+    with locked(Path("vae.pt")):
         left = sorted(path.name for path in own_folder.rglob("*.tmp"))
     assert left == ["mine.pt.56.tmp", "own.tmp"]
 
@@ -152,20 +114,55 @@ def test_what_a_dead_training_did_not_finish_is_removed(own_folder):
 def test_lock_that_cannot_be_had(own_folder, capsys, monkeypatch):
     """A folder in its place; and a disk that knows no locks, where one can train nevertheless."""
     Path("vae.pt.lock").mkdir()
-    with pytest.raises(OSError, match="lock"), reserved(Path("vae.pt"), "--checkpoint"):
+    with pytest.raises(OSError, match="lock"), locked(Path("vae.pt")):
         pass
 
     def no_locks(self):
         raise NotImplementedError
 
     monkeypatch.setattr(FileLock, "_acquire", no_locks)
-    with reserved(Path("other.pt"), "--checkpoint"):
+    with locked(Path("other.pt")):
         assert "warning: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_what_is_no_file_or_folder_is_not_trained_into(own_folder, folder):
+def test_pipe_is_not_trained_into(own_folder):
     os.mkfifo("pipe")
-    with pytest.raises(UserError, match="pipe is not a"), reserved(Path("pipe"), "--flag", folder):
+    with pytest.raises(UserError, match=r"pipe \(not a regular file"), locked(Path("pipe")):
         pass
     assert os.listdir() == ["pipe"]
+
+
+# The folder of a run
+
+
+@pytest.fixture
+def new_run(own_folder):
+    return lambda: Run(Settings(), out="pictures")
+
+
+def test_folder_with_what_is_not_a_runs_is_taken_and_kept(new_run):
+    Path("pictures").mkdir()
+    Path("pictures/notes.txt").write_text("keep me")
+    claim_folder(new_run(), overwrite=False)
+    assert Path("pictures/notes.txt").read_text() == "keep me"
+
+
+def test_folder_of_another_run_is_refused_and_overwritten_when_asked(new_run):
+    first, second = new_run(), new_run()
+    claim_folder(first, overwrite=False)
+    for name in ("metrics.csv", "img_from_epoch0.png", "film.gif.34.tmp", "own.tmp"):
+        Path("pictures", name).write_text("of the first")
+    with pytest.raises(UserError, match="pictures of another run"):
+        claim_folder(second, overwrite=False)
+    claim_folder(first, overwrite=False)  # its own, on which it goes on
+    assert sorted(os.listdir("pictures")) == [".run", "img_from_epoch0.png", "metrics.csv", "own.tmp"]
+    claim_folder(second, overwrite=True)
+    assert sorted(os.listdir("pictures")) == [".run", "own.tmp"]
+
+
+def test_pictures_that_nobody_marked_are_nobodys_to_replace(new_run):
+    Path("pictures").mkdir()
+    Path("pictures/metrics.csv").write_text("mine")
+    with pytest.raises(UserError, match="pictures of another run"):
+        claim_folder(new_run(), overwrite=False)
+    assert os.listdir("pictures") == ["metrics.csv"]

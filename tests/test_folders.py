@@ -11,15 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-import folders
 import train
-from folders import load_folder, load_split
-from mnist import CLASS_NAMES, DataError
+from data import load_split
 from model import ConvVAE
-from settings import Settings
-from support import cli
+from settings import DATASETS, Settings
+from support import flags, folders
 from support.checkpoint import Run, load_checkpoint, save_checkpoint
-from support.errors import CheckpointError, UserError
+from support.errors import CheckpointError, DataError, UserError
 from support.images import looks_light, prepare, read_image
 from support.pictures import palette
 
@@ -44,6 +42,10 @@ TEN = [f"class {letter}" for letter in "abcdefghij"]
 
 def settings(folder, **changes):
     return Settings(dataset=str(folder), **changes)
+
+
+def load_folder(settings, split):
+    return load_split(Run(settings), "data", split)
 
 
 def found(split):
@@ -233,12 +235,11 @@ def test_ink_on_paper_is_seen(write_folder, tmp_path):
     assert looks_light(folders.image_files(light)[:50]) and not looks_light(folders.image_files(dark)[:50])
 
 
-def test_suggestion_to_invert_is_made_once_and_when_it_helps(write_folder, tmp_path, capsys):
-    folder = write_folder(tmp_path, [], lambda image: Image.fromarray(255 - np.asarray(image)))
-    for options, lines in (({}, 1), ({"invert": True}, 0)):
-        for split in ("train", "test"):
-            load_split(Run(settings(folder, **options)), "data", split)
-        assert capsys.readouterr().err.count("--invert") == lines
+def test_suggestion_to_invert_is_made_once_and_when_it_helps(write_folder, call, tmp_path):
+    write_folder(tmp_path / "own", [], lambda image: Image.fromarray(255 - np.asarray(image)))
+    for options, lines in ((("--overwrite",), 1), (("--invert", "--overwrite"), 0)):
+        result = call("train", "--dataset", "own", "--epochs", 1, *options)
+        assert result.code == 0 and sum("--invert" in line for line in result.err) == lines
 
 
 # What is refused
@@ -516,7 +517,7 @@ def test_checkpoint_from_before_classes_has_those_of_its_data_set(tmp_path):
             del content["args"][setting]
         torch.save(content, tmp_path / "old.pt")
         loaded, run = load_checkpoint(tmp_path / "old.pt")
-        assert run.classes == CLASS_NAMES[name]
+        assert run.classes == DATASETS[name][1]
         assert loaded.config["image_size"] == run.settings.image_size == 28
 
 
@@ -525,17 +526,17 @@ def test_checkpoint_from_before_classes_has_those_of_its_data_set(tmp_path):
 
 def test_class_is_known_by_name_or_number():
     fashion = ["T-shirt", "bag", "Boot"]
-    assert [cli.class_number(text, fashion, "--digit") for text in ("t-SHIRT", "1", "boot")] == [0, 1, 2]
+    assert [flags.class_number(text, fashion, "--digit") for text in ("t-SHIRT", "1", "boot")] == [0, 1, 2]
     years = ["2", "1", "10"]  # where names are numbers, a number is a name
-    assert [cli.class_number(text, years, "--digit") for text in ("2", "1", "10")] == [0, 1, 2]
+    assert [flags.class_number(text, years, "--digit") for text in ("2", "1", "10")] == [0, 1, 2]
     for text, classes in (("0", years), ("3", fashion), ("-1", fashion), ("hat", fashion)):
         with pytest.raises(UserError, match=f"--digit {text} is not one of"):
-            cli.class_number(text, classes, "--digit")
+            flags.class_number(text, classes, "--digit")
 
 
 def test_long_lists_of_names_are_cut():
     with pytest.raises(UserError, match=r"0 to 98 or of a0, a1, .*, a11, …$"):
-        cli.class_number("hat", [f"a{i}" for i in range(99)], "--digit")
+        flags.class_number("hat", [f"a{i}" for i in range(99)], "--digit")
 
 
 def test_colours_go_on_after_ten():

@@ -1,6 +1,5 @@
 """Training on several processes: one writer, the same losses, a killed worker replaced."""
 
-import contextlib
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from model import ConvVAE
 from settings import Settings
 from support import distributed
 from support.checkpoint import Run, load_checkpoint, save_checkpoint
+from support.measures import Means
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_two_processes_learn_what_one_does(torchrun, call, read_metrics, data_di
     assert len(re.findall(r"^epoch +\d+ +train", out, re.MULTILINE)) == 4  # rank 0 alone prints
     one = ("--epochs", 4, "--batch-size", 32, "--data-dir", data_dir, "--out", "one")
     assert call("train", *one).code == 0
-    rows = [read_metrics(out) for out in (tmp_path / "one", tmp_path / "two" / "outputs" / "training")]
+    rows = [read_metrics(out) for out in (tmp_path / "one", tmp_path / "two" / "outputs" / "vae")]
     for one, two in zip(*rows, strict=True):
         # not equal: batch-norm sees half of a batch, and the noise is another
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=0.1)
@@ -83,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(torchrun, read_metrics,
     finally:
         process.kill()
     assert process.returncode == 0, out
-    assert [row["epoch"] for row in read_metrics(tmp_path / "outputs" / "training")] == list(range(1, 9))
+    assert [row["epoch"] for row in read_metrics(tmp_path / "outputs" / "vae")] == list(range(1, 9))
 
 
 def test_a_run_that_was_refused_is_refused_again_after_a_restart(torchrun, tmp_path):
@@ -97,25 +97,25 @@ def test_a_run_that_was_refused_is_refused_again_after_a_restart(torchrun, tmp_p
     assert checkpoint.read_bytes() == before
 
 
-def enter_first_on_its_machine(rank, folder):
+def enter_local_main_process_first(rank, folder):
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    with contextlib.suppress(ValueError), distributed.first_on_its_machine():
+    with distributed.local_main_process_first():
         if rank == 0:
             time.sleep(1)
         with open(folder / "order", "a") as file:
             file.write(str(rank))
-        raise ValueError("no network, say")
 
 
 def test_one_process_of_a_machine_reads_the_data_before_the_others(tmp_path):
-    torch.multiprocessing.spawn(enter_first_on_its_machine, (tmp_path,), nprocs=2)
+    torch.multiprocessing.spawn(enter_local_main_process_first, (tmp_path,), nprocs=2)
     assert (tmp_path / "order").read_text() == "01"
 
 
 @pytest.mark.parametrize("device, expected", [("mps", torch.float32), ("cpu", torch.float64)])
-def test_losses_add_up_in_a_type_that_the_device_has(device, expected):
-    assert distributed.sum_type(torch.device(device)) == expected
+def test_losses_add_up_in_a_type_that_the_device_has(monkeypatch, device, expected):
+    monkeypatch.setattr(torch, "zeros", lambda count, dtype, device: (dtype, device.type))
+    assert Means(torch.device(device)).sums == (expected, device)
 
 
 def test_every_epoch_and_rank_has_its_own_randomness():

@@ -6,14 +6,15 @@ import os
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 import train
 from settings import Settings
-from support import cli
 from support.checkpoint import load_checkpoint
+from support.runs import SHIPPED
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"^(?:python|torchrun \S+) (\w+\.py.*)$", README, re.MULTILINE)))
@@ -72,19 +73,18 @@ def test_shipped_checkpoint(path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["train.py", *shlex.split(flags)])
         typed.append(train.parse_args())
     first, *_, last = typed
-    assert settings.from_ == last.from_.name
+    assert settings.from_ == Path(last.from_).name
     of_first = ("binarize", "latent_dim", "beta", "dropout", "dataset")
     of_last = ("epochs", "batch_size", "binarize_epochs", "move_epochs", "lr", "weight_decay", "seed")
     for run_of, names in ((first, of_first), (last, of_last)):
         for name in names:
-            flag = getattr(run_of, name)
-            assert getattr(settings, name) == (getattr(Settings, name) if flag is None else flag)
+            assert getattr(settings, name) == getattr(run_of, name, getattr(Settings, name))
     assert settings.epochs == len(run.history)
     assert run.source == "full" and run.mixture is not None
 
 
 def test_shipped_numbers_are_the_readmes():
-    last = load_checkpoint(cli.SHIPPED)[1].history[-1]
+    last = load_checkpoint(SHIPPED)[1].history[-1]
     ours = re.search(r"this repository, 340 epochs\*\* \| \*\*([\d.]+)", README)
     assert float(ours[1]) == pytest.approx(last["test_bce"] + last["test_kld"], abs=0.1)
 

@@ -9,18 +9,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import load_dataset
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import train
 import tsne
-from data import load_dataset
 from mixture import sample_mixture
-from mnist import CLASS_NAMES
-from settings import Settings
+from settings import DATASETS, Settings
 from support import pictures
 from support.checkpoint import load_checkpoint
-from support.cli import pick_precision
+from support.device import pick_precision
 from support.judge import load_judge, sample_table
 
 
@@ -144,12 +143,12 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     assert sorted(found.tolist()) == sorted(images.tolist())
     for image, label in zip(found, torch.cat([split.labels for split in splits]), strict=True):
         assert label == labels[(images == image).flatten(1).all(1)]
-    held_out = splits[1].images
+    held_out = splits[1]
 
     result = call("train", "--epochs", 1, "--validate", "--precision", "fp32", "--data-dir", data_dir)
     assert "250 training and 50 validation images" in result.out
     model, run = load_checkpoint("checkpoints/vae.pt")
-    loss, _, _ = train.loss_on(model, held_out, run.settings)
+    loss, _, _ = train.mean_loss(model, held_out, run.settings)
     assert loss == pytest.approx(run.history[-1]["test_loss"], rel=1e-3)  # weights in half precision
     assert f"validation -ELBO {run.history[-1]['test_loss']:.2f} nats" in call("generate").out
 
@@ -162,7 +161,7 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
     result = call("evaluate", "--samples", "--data-dir", data_dir, "--json", "numbers.json")
     numbers = json.loads((own_folder / "numbers.json").read_text())
     assert (numbers["split"], numbers["images"]) == ("validation", 50)
-    x = held_out.double() / 255
+    x = held_out.images.double() / 255
     floor = Bernoulli(probs=x).entropy().sum().item() / len(x)  # tells which images these are
     assert numbers["bce_floor"] == pytest.approx(floor, rel=1e-5)
     assert "50 validation images of mnist" in result.out
@@ -174,7 +173,7 @@ def test_validating_trains_and_tests_on_parts_of_the_training_images(call, data_
 
 def test_batch_larger_than_the_data_set(call, data_dir, read_metrics, own_folder):
     assert call("train", "--epochs", 2, "--batch-size", 100_000, "--data-dir", data_dir).code == 0
-    assert len(read_metrics(own_folder / "outputs" / "training")) == 2
+    assert len(read_metrics(own_folder / "outputs" / "vae")) == 2
 
 
 def test_handful_of_test_images(call, write_data, own_folder):
@@ -338,7 +337,7 @@ def test_stopped_and_resumed_run_equals_the_uninterrupted_one(stopped, read_metr
     )
     torch.testing.assert_close(pieces.state_dict(), whole.state_dict(), rtol=0, atol=0)
     assert pieces_run.settings == whole_run.settings
-    whole_out, pieces_out = (folder / "outputs" / "training" for folder in (stopped.whole, stopped.pieces))
+    whole_out, pieces_out = (folder / "outputs" / "vae" for folder in (stopped.whole, stopped.pieces))
     assert read_metrics(pieces_out) == read_metrics(whole_out)
     assert {path.name for path in pieces_out.iterdir()} == {path.name for path in whole_out.iterdir()}
     for picture in whole_out.glob("*_from_epoch*.png"):
@@ -640,7 +639,7 @@ def test_curves_of_one_epoch_have_one_tick():
 
 
 def test_class_names_stand_over_their_columns():
-    names = CLASS_NAMES["fashion-mnist"]
+    names = DATASETS["fashion-mnist"][1]
     numbers = {"frechet": 1.0, "confidence": 0.9, "share": [0.1] * 9 + [1.0]}
     samples = dict.fromkeys(("train", "recon", "prior", "mixture"), numbers)
     samples |= {"n": 10, "seed": 0, "temperature": 0.9, "judge_accuracy": 1.0, "asked_for": 1.0}

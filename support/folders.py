@@ -1,4 +1,4 @@
-"""A folder of your own images as a data set: read once, into the same tensors that data.py gives.
+"""A folder of your own images as a data set: read once, into the same tensors as any other.
 
     FOLDER/<class>/*                                  a sixth of each class is held out to test on
     FOLDER/train/<class>/*  FOLDER/test/<class>/*     the two halves as they are
@@ -13,44 +13,19 @@ from pathlib import Path
 
 import torch
 
-from data import hold_out, load_dataset
-from mnist import DataError, Split
-from support.cli import listed, warn
-from support.images import blank, looks_light, read_images
+from support.errors import DataError
+from support.images import blank, read_images
+from support.terminal import warn
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
 
 
-def load_split(run, data_dir, split):
-    """The images of a run's data set, one of data.py's or a folder, as a Split.
-
-    ``split`` is "train", "test" or "validation", as in load_dataset. Raises DataError, also if
-    these are not the classes that the run was trained on.
-    """
-    settings = run.settings
-    if not settings.of_folder:
-        if settings.image_size != 28 or settings.invert or settings.skip_bad:
-            raise DataError(
-                f"{settings.dataset} is read as it is: "
-                "--image-size, --invert and --skip-bad are for a folder of images"
-            )
-        found = load_dataset(settings.dataset, data_dir, split, settings.validate)
-    else:
-        found = load_folder(settings, split)
-        if not run.source and split == "train" and not settings.invert and looks_light(found.files[:100]):
-            warn(
-                "these look like dark ink on light paper: start again with --invert to have it the other way"
-            )
-    if run.source and found.classes != run.classes:
-        raise DataError(
-            f"{settings.dataset} has {_in_words(found.classes)} and the model was trained on "
-            f"{_in_words(run.classes)}: give it the images it was trained on"
-        )
-    return found
-
-
 def load_folder(settings, split):
-    """One split of the folder ``settings.dataset``, as a Split with the source "folder"."""
+    """One split of the folder ``settings.dataset``: its images, labels, classes and files.
+
+    uint8 images (N, 1, size, size), int64 labels (N,); no classes, and all labels 0, where images have none.
+    Raises DataError.
+    """
     folder = Path(settings.dataset)
     samples, classes = _choose(folder, split, settings.validate)
     paths = [path for path, _ in samples]
@@ -61,7 +36,7 @@ def load_folder(settings, split):
         advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])
-    return Split(images, labels, "folder", classes, [paths[number] for number in kept])
+    return images, labels, classes, [paths[number] for number in kept]
 
 
 def image_files(folder):
@@ -71,6 +46,12 @@ def image_files(folder):
     if others:
         warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
     return [str(path) for path in files if _is_image(path)]
+
+
+def hold_out(count):
+    """Five sixths of ``count`` images to keep, a sixth to hold out, always the same: two index tensors."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1234))
+    return order.tensor_split([count * 5 // 6])
 
 
 # Which images there are: samples are pairs (path, label)
@@ -83,17 +64,17 @@ def _choose(folder, split, validate):
             f"there is no folder {folder}: say with --images (to train.py with --dataset) where it is now"
         )
     root, test_root = _halves(folder)
-    samples, classes = _find(root, tell=split == "train")
+    samples, classes = _find(root)
     counts = torch.bincount(torch.tensor([label for _, label in samples], dtype=int), minlength=len(classes))
     for name, count in zip(classes, counts.tolist(), strict=False):
         if count < 2:
             found = ("no images", "a single image")[count]
             raise DataError(f"{root / name} has {found}, and a class needs several: add some, or remove it")
     ignored = set(_class_names(folder)) - {"train", "test"} if root != folder else ()
-    if ignored and split == "train":
+    if ignored:
         warn(f"left out {', '.join(sorted(ignored))} of {folder}, which has train for its classes")
     if test_root:
-        tests, test_classes = _find(test_root, tell=False)
+        tests, test_classes = _find(test_root)
         if classes and not test_classes:
             raise DataError(
                 f"{test_root} has images of no class, unlike {root}: sort them into class folders"
@@ -124,7 +105,7 @@ def _class_names(folder):
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
 
 
-def _find(root, tell):
+def _find(root):
     """All samples under a folder of class folders or of images, and the names of the classes."""
     from torchvision.datasets import ImageFolder  # here, not above: it takes a second to import
 
@@ -146,7 +127,7 @@ def _find(root, tell):
         samples = [(path, 0) for path in own if is_image(path)]
     if not samples:
         raise DataError(f"{root} has no images, nor class folders with images ({', '.join(EXTENSIONS)})")
-    if others and tell:
+    if others:
         warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
     return samples, classes
 
@@ -182,7 +163,3 @@ def _hold_out(samples):
         for part, numbers in zip((kept, held_out), hold_out(len(own)), strict=True):
             part += [own[number] for number in numbers.tolist()]
     return kept, held_out
-
-
-def _in_words(classes):
-    return f"the class{'es' * (len(classes) > 1)} {listed(classes)}" if classes else "no classes"

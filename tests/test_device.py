@@ -1,0 +1,57 @@
+"""A recorded step without a GPU: a stand-in for torch's CUDA graphs, which shows what a replay is given."""
+
+import contextlib
+
+import pytest
+import torch
+
+from support.device import STEPS_BEFORE, GraphedStep, graphed
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A function that makes a GraphedStep of a step, recorded with some inputs."""
+
+    def recorded(step, *inputs):
+        made = GraphedStep(step)
+
+        class Graph:
+            def replay(self):
+                """As a GPU does it: what was recorded, where it was recorded."""
+                for output, new in zip(made.outputs, step(*made.inputs), strict=True):
+                    output.copy_(new)
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", contextlib.nullcontext)
+        monkeypatch.setattr(made, "_on_another_stream", step)
+        for _ in range(STEPS_BEFORE):
+            made(*inputs)
+        assert made.graph is None
+        assert made(*inputs) is made.outputs
+        return made
+
+    return recorded
+
+
+def test_every_input_of_a_replay_is_new(recorded):
+    """Images, labels, a whole number that becomes a fraction, as beta does, and a fraction."""
+    step = recorded(
+        lambda x, y, beta, lr: ((x + y).sum() * beta + lr,), torch.ones(3), torch.arange(3), 0, 0.5
+    )
+    for x, y, beta, lr in (
+        (torch.ones(3), torch.arange(3), 0.25, 1.5),
+        (-torch.ones(3), torch.zeros(3), 1, 7),
+    ):
+        (value,) = step(x, y, beta, lr)
+        assert value.item() == pytest.approx(((x + y).sum() * beta + lr).item())
+
+
+def test_another_shape_is_made_as_it_comes(recorded):
+    step = recorded(lambda x: (x.sum(),), torch.ones(3))
+    (value,) = step(torch.ones(2))
+    assert value.item() == 2 and value is not step.outputs[0]
+
+
+def test_on_a_cpu_a_step_is_itself():
+    step = object()
+    assert graphed(step, torch.device("cpu")) is step
