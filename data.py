@@ -5,16 +5,14 @@ tensor on the training device, and a batch is a single indexing operation. There
 no DataLoader, no worker process and no per-image transform to wait for.
 """
 
-import zlib
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from settings import DATASETS
 from support.errors import DataError
-from support.folders import hold_out, load_folder
-from support.idx import load_files
+from support.folders import load_folder
+from support.idx import load_idx
 from support.terminal import listed
 
 EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to keep
@@ -40,24 +38,14 @@ def load_split(run, data_dir, split):
     """
     settings = run.settings
     if settings.of_folder:
-        images, labels, classes, files = load_folder(settings, split)
-        found = Split(images, labels, classes, "folder", files)
+        found = Split(*load_folder(settings, split))
     else:
-        images, labels, source = load_files(
-            settings.dataset, data_dir, "t10k" if split == "test" else "train"
-        )
-        if split == "validation" or (split == "train" and settings.validate):
-            kept, held_out = hold_out(len(images))
-            chosen = held_out if split == "validation" else kept
-            images, labels = images[chosen], labels[chosen]
-        found = Split(images, labels, DATASETS[settings.dataset][1], source)
+        found = Split(*load_idx(settings, data_dir, split))
     if run.source and found.classes != run.classes:
         here, there = (
             f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
         )
-        raise DataError(
-            f"{settings.dataset} has {here} and the model was trained on {there}: give it the latter"
-        )
+        raise DataError(f"{settings.dataset} has {here}, the model's images had {there}: give it the latter")
     return found
 
 
@@ -91,8 +79,3 @@ def batches(images, batch_size=EVAL_BATCH, binarize=False, generator=None):
     """Yield float32 batches (B, 1, 28, 28) as a model sees them, of uint8 images (N, 1, 28, 28), in order."""
     for part in images.split(batch_size):
         yield draw_pixels(to_float(part), binarize, generator)
-
-
-def checksum(images, labels):
-    """A number that tells these images and labels, in this order, from others."""
-    return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))

@@ -23,7 +23,7 @@ def fit_mixture(z, labels, seed=0):
     the data, ``weights`` (C, K), ``means`` (C, K, D), ``cholesky`` (C, K, D, D), the lower
     triangular factor of each covariance.
     """
-    from sklearn.mixture import GaussianMixture  # here, not above: only the end of a training needs it
+    from sklearn.mixture import GaussianMixture  # here, not above: only the end of a run needs it
     from threadpoolctl import threadpool_limits
 
     members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]

@@ -43,9 +43,9 @@ class Settings:
     """The settings of a run. Raises ValueError where one is out of bounds or two exclude each other."""
 
     latent_dim: int = setting(16, "size of the latent z", "network", at_least=1)
-    dropout: float = setting(0.0, "of the encoder's maps and hidden units", "network", at_least=0, below=1)
+    dropout: float = setting(0.0, "share of encoder maps and units to drop", "network", at_least=0, below=1)
     image_size: int = setting(
-        28, "pixels a side, of a folder", "network", at_least=16, below=65, multiple_of=4
+        28, "side of a folder's images", "network", at_least=16, below=65, multiple_of=4
     )
 
     epochs: int = setting(20, "passes over the training images", at_least=1)
@@ -53,18 +53,18 @@ class Settings:
     lr: float = setting(4e-3, "peak learning rate", above=0)
     weight_decay: float = setting(0.1, "AdamW's, of the fully connected weights", at_least=0)
     beta: float = setting(1.0, "weight of the KL", at_least=0)
-    importance_samples: int = setting(1, "z per image; above 1: importance-weighted bound", at_least=1)
+    importance_samples: int = setting(1, "z per image; above 1, importance-weighted bound", at_least=1)
     precision: str = setting("auto", "auto: bf16 where the hardware has it", choices=["auto", "fp32", "bf16"])
     seed: int = setting(0, "where all random numbers start", at_least=0, below=2**32)
     from_: str = setting("", "start from this trained model, on the images it was trained on")
 
-    dataset: str = setting("mnist", "a data set, or a folder of images or of a folder for each class", "data")
+    dataset: str = setting("mnist", "or a folder, of images or of a folder for each class", "data")
     invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
     validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
-    binarize_epochs: int = setting(0, "do so in the first N epochs alone: noise", "data", at_least=0)
-    move_epochs: int = setting(0, "move images a little in the first N epochs", "data", at_least=0)
+    binarize_epochs: int = setting(0, "do so in the first N epochs alone, as noise", "data", at_least=0)
+    move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
 
     def __post_init__(self):
         for item in fields(self):

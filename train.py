@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import EVAL_BATCH, augment, batches, draw_pixels, to_float
+from data import EVAL_BATCH, augment, batches, draw_pixels, load_split, to_float
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import ConvVAE, vae_loss
@@ -31,7 +31,7 @@ from support.device import graphed, pick_device
 from support.errors import UserError, user_errors
 from support.measures import Means
 from support.reports import check_finite, describe, metrics, report, save_reports
-from support.runs import claim_folder, exclusive, load_images, new_run, resume
+from support.runs import check_images, claim_folder, exclusive, new_run, resume
 from support.terminal import CHECKPOINT, next_step, progress
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
@@ -63,20 +63,23 @@ def parse_args():
 def main():
     args = parse_args()
     device = distributed.init(pick_device(args.device))
-    if args.resume or distributed.should_resume():
+    if args.resume or distributed.should_resume():  # go on with a run
         model, run = load_checkpoint(args.checkpoint)
         resume(run, args, device)
-    elif "from_" in args:
+    elif "from_" in args:  # start from a trained model
         model, parent = load_checkpoint(args.from_)
         run = new_run(args, device, parent)
-    else:
+    else:  # start anew
         run = new_run(args, device)
         torch.manual_seed(run.settings.seed)
         model = ConvVAE(**run.settings.network)
     settings = run.settings
 
     with exclusive(run, args.checkpoint):
-        train, test = (split.to(device) for split in load_images(run, args.data_dir))
+        with distributed.local_main_process_first():  # which may download: the others find it there
+            train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
+        check_images(run, train)
+        train, test = train.to(device), test.to(device)
         model.to(device, memory_format=torch.channels_last)
         samples = settings.importance_samples  # of z for each image
         network = ImportanceWeighted(model, samples) if samples > 1 else model  # gives the loss its inputs
@@ -203,22 +206,21 @@ def save(path, model, optimizer, run, test):
     run.optimizer = optimizer_state(optimizer)
     save_checkpoint(path, model, run)
     distributed.set_resumable()
-    save_reports(model, run, test)
+    generator = torch.Generator(test.images.device).manual_seed(run.settings.seed)
+    (x,) = batches(test.images[:32], binarize=run.settings.binarize, generator=generator)
+    save_reports(model, run, x)
 
 
 def finish(path, model, run, train, data_dir):
     """Write the film and the finished checkpoint: weights in half precision, the mixture, no optimiser."""
     mixture = latent_mixture(model, train, run.settings)
-    out, last = Path(run.out), run.settings.epochs
-    grids = [out / f"img_from_epoch{epoch}.png" for epoch in range(last + 1)]
+    out = Path(run.out)
+    grids = [out / f"img_from_epoch{epoch}.png" for epoch in range(run.settings.epochs + 1)]
     pictures.save_film(out / "film.gif", [grid for grid in grids if grid.exists()])
     # Last of all: a run killed before this has not finished, and --resume does the above again.
     save_checkpoint(path, in_half(model), run.finished(mixture))
-    print(
-        f"wrote {path}\n"
-        f"wrote {out}/: img_from_epoch0.png ... img_from_epoch{last}.png, recon_from_epoch*.png, "
-        f"metrics.csv, loss_curves.png, film.gif\n{next_step(path, data_dir, 'generate', 'evaluate')}"
-    )
+    print(f"wrote {path}\nwrote {out}/: grids of every epoch, film.gif, metrics.csv, loss_curves.png")
+    print(next_step(path, data_dir, "generate", "evaluate"))
 
 
 @torch.no_grad()

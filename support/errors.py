@@ -32,8 +32,8 @@ def user_errors(*sizes):
     signal.signal(signal.SIGTERM, _terminate)
     _prepare_streams()
     try:
-        with _flushed():
-            yield
+        yield
+        sys.stdout.flush()  # while a full disk can still be reported
     except UserError as error:
         _leave(f"error: {error}", 1)
     except OSError as error:  # a folder that cannot be written, a full disk, …
@@ -53,17 +53,6 @@ def user_errors(*sizes):
     except (KeyboardInterrupt, Terminated) as stop:
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         _leave(str(stop) or "stopped", 128 + signum)
-
-
-@contextlib.contextmanager
-def _flushed():
-    """Print all there is to print at the end, while a full disk can still be reported."""
-    try:
-        yield
-    except SystemExit:  # argparse's, after --help
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
 
 
 def _terminate(signum, frame):

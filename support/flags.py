@@ -91,6 +91,7 @@ def image_folder(text):
 def add_settings(parser):
     """A flag for every setting, in groups. One that is not typed is not in the namespace, either."""
     own_types = {"dataset": data_set, "from_": lambda text: str(user_path(text))}
+    metavars = {"dataset": f"{{{','.join(DATASETS)},FOLDER}}", "from_": "CHECKPOINT"}
     groups = {}
     for item in dataclasses.fields(Settings):
         group, bounds = item.metadata["group"], item.metadata["bounds"]
@@ -101,9 +102,9 @@ def add_settings(parser):
         else:
             options["help"] += f" (default: {item.default})" if item.default != "" else ""
             options["choices"] = bounds.get("choices")
-            options["type"] = own_types.get(item.name) or (
-                str if item.type is str else number(item.type, **bounds)
-            )
+            options["metavar"] = metavars.get(item.name) or {int: "N", float: "X"}.get(item.type)
+            plain = str if item.type is str else number(item.type, **bounds)
+            options["type"] = own_types.get(item.name, plain)
         groups[group].add_argument(flag_of(item.name), **options)
 
 
@@ -121,12 +122,8 @@ def flag_of(name):
 
 
 def add_device(parser):
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="{auto,cpu,cuda,cuda:N,mps}",
-        help="auto: CUDA, then MPS, then CPU",
-    )
+    names = "{auto,cpu,cuda,cuda:N,mps}"
+    parser.add_argument("--device", default="auto", metavar=names, help="auto: CUDA, then MPS, then CPU")
 
 
 def add_seed(parser):
@@ -135,32 +132,20 @@ def add_seed(parser):
 
 
 def add_checkpoint(parser):
-    parser.add_argument(
-        "--checkpoint",
-        type=user_path,
-        help=f"the model to use; without it {CHECKPOINT} if it exists, else the pretrained one",
-    )
+    text = f"the model to use (default: {CHECKPOINT} if it exists, else the pretrained one)"
+    parser.add_argument("--checkpoint", type=user_path, help=text)
 
 
 def add_data(parser):
     """--data-dir and --images: where the images are."""
     add_data_dir(parser)
-    parser.add_argument(
-        "--images",
-        type=image_folder,
-        metavar="FOLDER",
-        help="for a model of a folder of images: where they are now, if not where it was trained on them",
-    )
+    text = "for a model of a folder of images: where it is now, if it has moved"
+    parser.add_argument("--images", type=image_folder, metavar="FOLDER", help=text)
 
 
 def add_data_dir(parser):
-    parser.add_argument(
-        "--data-dir",
-        type=user_path,
-        default=DATA_DIR,
-        help="folder of the data sets, downloaded there when missing; without a network, "
-        "5,000 packaged digits stand in for MNIST",
-    )
+    text = "folder of the data sets, downloaded when missing; packaged digits stand in without a network"
+    parser.add_argument("--data-dir", type=user_path, default=DATA_DIR, help=text)
 
 
 def class_number(text, classes, flag):

@@ -1,6 +1,6 @@
 """A folder of your own images as a data set: read once, into the same tensors as any other.
 
-    FOLDER/<class>/*                                  a sixth of each class is held out to test on
+    FOLDER/<class>/*                                  about a sixth of them is held out to test on
     FOLDER/train/<class>/*  FOLDER/test/<class>/*     the two halves as they are
     FOLDER/*                                          images without classes
 
@@ -8,6 +8,7 @@ The classes are torchvision's ImageFolder's, in alphabetical order. Images may b
 and mode: they become gray, square and as small as the model's, light ink on black paper (0).
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -21,11 +22,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 def load_folder(settings, split):
-    """One split of the folder ``settings.dataset``: its images, labels, classes and files.
-
-    uint8 images (N, 1, size, size), int64 labels (N,); no classes, and all labels 0, where images have none.
-    Raises DataError.
-    """
+    """One split of the folder ``settings.dataset``, as the fields of data.Split. Raises DataError."""
     folder = Path(settings.dataset)
     samples, classes = _choose(folder, split, settings.validate)
     paths = [path for path, _ in samples]
@@ -36,7 +33,7 @@ def load_folder(settings, split):
         advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])
-    return images, labels, classes, [paths[number] for number in kept]
+    return images, labels, classes, "folder", [paths[number] for number in kept]
 
 
 def image_files(folder):
@@ -46,12 +43,6 @@ def image_files(folder):
     if others:
         warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
     return [str(path) for path in files if _is_image(path)]
-
-
-def hold_out(count):
-    """Five sixths of ``count`` images to keep, a sixth to hold out, always the same: two index tensors."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(1234))
-    return order.tensor_split([count * 5 // 6])
 
 
 # Which images there are: samples are pairs (path, label)
@@ -83,10 +74,10 @@ def _choose(folder, split, validate):
             raise DataError(f"{test_root / name} is a class that {root} lacks: take it away, or add it there")
         tests = [(path, classes.index(test_classes[label]) if classes else 0) for path, label in tests]
     else:
-        samples, tests = _hold_out(samples)
+        samples, tests = _hold_out(samples, root, "test")
     parts = {"train": samples, "test": tests}
     if validate or split == "validation":
-        parts["train"], parts["validation"] = _hold_out(samples)
+        parts["train"], parts["validation"] = _hold_out(samples, root, "validation")
     chosen = parts[split]
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
     return [chosen[number] for number in order.tolist()], classes
@@ -153,13 +144,15 @@ def _check_names(root, classes):
             raise DataError(f"{root / name} may not be read: change its permissions")
 
 
-def _hold_out(samples):
-    """The samples in two lists: five sixths of every class, and the sixth that hold_out takes from it."""
-    members = {}
-    for path, label in samples:
-        members.setdefault(label, []).append((path, label))
+def _hold_out(samples, root, name):
+    """The samples in two lists: those to keep, and about a sixth of them, held out under this name.
+
+    Each is chosen by a hash of its path below its class's folder, so that images added later move no other.
+    """
     kept, held_out = [], []
-    for own in members.values():
-        for part, numbers in zip((kept, held_out), hold_out(len(own)), strict=True):
-            part += [own[number] for number in numbers.tolist()]
+    for path, label in samples:
+        below = Path(path).relative_to(root).parts
+        own = "/".join([name, *(below[1:] or below)])
+        digest = hashlib.blake2b(os.fsencode(own), digest_size=4).digest()
+        (held_out if int.from_bytes(digest) % 6 == 0 else kept).append((path, label))
     return kept, held_out

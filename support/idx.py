@@ -17,12 +17,23 @@ from support.terminal import warn
 DOWNLOAD_TIMEOUT = 10  # seconds without an answer before the network counts as absent
 
 
-def load_files(name, data_dir, prefix):
-    """The images and labels in the data set's two files that begin with ``prefix``, "train" or "t10k".
+def load_idx(settings, data_dir, split):
+    """One split of the data set ``settings.dataset``, as the fields of data.Split, downloaded if need be.
 
-    Returns uint8 images (N, 1, 28, 28), int64 labels (N,) and their source: "full", or "sample" where
-    MNIST can neither be found nor downloaded and the packaged digits step in. Raises DataError.
+    The packaged digits stand in for MNIST that can neither be found nor downloaded. Raises DataError.
     """
+    images, labels, source = _load_files(settings.dataset, data_dir, "t10k" if split == "test" else "train")
+    if split == "validation" or (split == "train" and settings.validate):
+        # five sixths to train on and one to validate on, always the same
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1234))
+        kept, held_out = order.tensor_split([len(images) * 5 // 6])
+        chosen = held_out if split == "validation" else kept
+        images, labels = images[chosen], labels[chosen]
+    return images, labels, DATASETS[settings.dataset][1], source
+
+
+def _load_files(name, data_dir, prefix):
+    """The images and labels in the two files that begin with ``prefix``, and "full", or "sample" instead."""
     raw = Path(data_dir) / DATASETS[name][0] / "raw"
     image_file, label_file = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
     if not (image_file.is_file() and label_file.is_file()):

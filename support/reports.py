@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from data import draw_pixels, to_float
 from model import RECON
 from support import distributed, pictures
 from support.checkpoint import is_finite
@@ -60,15 +59,13 @@ def report(row, settings):
 
 
 @torch.no_grad()
-def save_reports(model, run, test):
-    """The epoch's two grids, of samples and of reconstructions under their originals, and all metrics."""
+def save_reports(model, run, x):
+    """The epoch's grids, of samples and of images x (N, 1, H, W) above their reconstructions, and all metrics."""
     model.eval()
     out, epoch = Path(run.out), len(run.history)
     fixed = torch.Generator().manual_seed(run.settings.seed)  # the same z every epoch
     samples = model.sample(64, generator=fixed)
     pictures.save_png(out / f"img_from_epoch{epoch}.png", pictures.grid(samples, nrow=8))
-    generator = torch.Generator(test.images.device).manual_seed(run.settings.seed)
-    x = draw_pixels(to_float(test.images[:32]), run.settings.binarize, generator)
     recon = model.decode(model.encode(x)[0])
     pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.pairs(x, recon))
     if run.history:

@@ -5,14 +5,13 @@ import functools
 import inspect
 import re
 import shlex
+import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from data import checksum, load_split
 from settings import DATASETS, Settings
-from support import distributed
 from support.checkpoint import Run, load_checkpoint
 from support.device import pick_precision
 from support.errors import Terminated, UserError
@@ -90,18 +89,12 @@ def _refuse_others(typed, settings, path):
 # Its images
 
 
-def load_images(run, data_dir):
-    """The splits that a run trains on and is tested on; it takes note of them. Raises UserError.
+def check_images(run, train):
+    """See that a run goes on with the training split that it began with; a new one takes note of it.
 
-    A run that goes on must find the images that it began with.
+    Raises UserError, also where the run could not be finished: the mixture needs two images of each class.
     """
-    settings = run.settings
-    with distributed.local_main_process_first():  # which may download: the others find it there
-        train = load_split(run, data_dir, "train")
-        test = load_split(run, data_dir, settings.test_split)
-    if train.files and not run.source and not settings.invert and looks_light(train.files[:100]):
-        warn("these look like dark ink on light paper: start again with --invert to have it the other way")
-    flag = "--dataset" if settings.of_folder else "--data-dir"
+    flag = "--dataset" if run.settings.of_folder else "--data-dir"
     count, content = len(train.images), checksum(train.images, train.labels)
     differs = None
     if run.source not in ("", train.source):
@@ -120,8 +113,14 @@ def load_images(run, data_dir):
             f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
             f"check {flag}"
         )
+    if train.files and not run.source and not run.settings.invert and looks_light(train.files[:100]):
+        warn("these look like dark ink on light paper: start again with --invert to have it the other way")
     run.source, run.classes, run.images, run.checksum = train.source, train.classes, count, content
-    return train, test
+
+
+def checksum(images, labels):
+    """A number that tells these images and labels, in this order, from others."""
+    return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
 
 
 # Its checkpoint and its folder
@@ -136,19 +135,16 @@ def exclusive(run, path):
     with locked(path):
         try:
             yield
-        except (KeyboardInterrupt, Terminated, BrokenPipeError) as stop:
-            if run.saved is None or getattr(stop, "filename", None):
+        except (KeyboardInterrupt, Terminated, OSError) as stop:
+            if run.saved is None:
                 raise
-            raise type(stop)(f"stopped; {_saved_so_far(run, path)}") from None
-        except OSError as error:
-            if run.saved is None or not error.filename:
+            what = f"{path} holds epoch {run.saved} of {run.settings.epochs}"
+            how = f"{what}: pass --resume, and no --overwrite, to go on"
+            if getattr(stop, "filename", None):  # a full disk
+                raise UserError(f"{stop.filename}: {stop.strerror}; {how}") from None
+            if isinstance(stop, OSError) and not isinstance(stop, BrokenPipeError):
                 raise
-            raise UserError(f"{error.filename}: {error.strerror}; {_saved_so_far(run, path)}") from None
-
-
-def _saved_so_far(run, path):
-    what = f"{path} holds epoch {run.saved} of {run.settings.epochs}"
-    return f"{what}: pass --resume, and no --overwrite, to go on"
+            raise type(stop)(f"stopped; {how}") from None
 
 
 def claim_folder(run, overwrite):
@@ -200,20 +196,19 @@ def open_model(path, device, images=None):
 
 
 def insist(method):
-    """The method of a network, but it raises UserError where it is not given all that it can take.
+    """The method of a network, but it raises UserError where it is not given all that it asks for.
 
-    encode(x, y) and decode_logits(z, y) of a conditional network, in a script that only knows of x and z.
+    As encode(x, y) and decode_logits(z, y=None) do in a script that knows of x and z alone.
     """
-    names = list(inspect.signature(method).parameters)
+    parameters = inspect.signature(method).parameters.values()
+    asked = [item.name for item in parameters if item.default in (inspect.Parameter.empty, None)]
 
     @functools.wraps(method)
     def complete(*args, **kwargs):
-        missing = [name for name in names[len(args) :] if name not in kwargs]
+        missing = [name for name in asked[len(args) :] if name not in kwargs]
         if missing:
-            raise UserError(
-                f"this network's {method.__name__}({', '.join(names)}) needs {', '.join(missing)}, "
-                "which this script does not pass on"
-            )
+            what = f"{method.__name__}() needs {', '.join(missing)}"
+            raise UserError(f"this network's {what}, which this script does not pass on")
         return method(*args, **kwargs)
 
     return complete

@@ -1,4 +1,4 @@
-"""Kill a training at random instants, resume it until it is done, and compare with one nobody killed.
+"""Kill a run at random instants, resume it until it is done, and compare with one nobody killed.
 
     python tests/survive.py --kills 50
 

@@ -13,10 +13,11 @@ from conftest import load_dataset
 from scipy import ndimage
 from torchvision.datasets import MNIST
 
-from data import augment, batches, checksum, to_float
+from data import augment, batches, to_float
 from settings import DATASETS
 from support.errors import DataError
 from support.measures import entropy
+from support.runs import checksum
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -303,7 +303,7 @@ def test_deeper_network_runs_in_the_page(call, opened, monkeypatch, data_dir, im
     torch.manual_seed(0)
     model = unsettled(Deeper(side=28), images).requires_grad_(False)
     run = Run(Settings(latent_dim=3), classes=list("0123456789"))
-    monkeypatch.setattr(explore.cli, "open_model", lambda path, device, images: (model, run, SHIPPED))
+    monkeypatch.setattr(explore, "open_model", lambda path, device, images: (model, run, SHIPPED))
     assert call("explore", "--data-dir", data_dir, "--out", "deeper.html").code == 0
     page = opened(own_folder / "deeper.html")
     z = 3 * torch.randn(20, 3)

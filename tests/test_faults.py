@@ -98,7 +98,7 @@ def test_auto_takes_the_best_device_there_is(monkeypatch):
 
 
 def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch):
-    """Whose the streams and graphs are that a training makes: on another than its tensors they do nothing."""
+    """Whose the streams and graphs are that training makes: on another than its tensors they do nothing."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -256,7 +256,7 @@ def test_folder_for_a_checkpoint(refused):
     ],
 )
 def test_checkpoint_without_a_latent_mixture(refused, stopped, script, args):
-    """As before the end of a training: the line says how to add one."""
+    """As before the end of a run: the line says how to add one."""
     assert "--resume" in refused(script, "--checkpoint", stopped.partial, *args)
 
 
@@ -431,7 +431,7 @@ def test_resuming_with_other_images_of_the_same_kind(refused, unfinished, write_
 
 @pytest.fixture
 def stop_at_once(monkeypatch):
-    """Ends a training, as Ctrl-C would, once its first epoch is saved."""
+    """Ends a run, as Ctrl-C would, once its first epoch is saved."""
 
     def stop(row, settings):
         raise KeyboardInterrupt
