@@ -133,7 +133,7 @@ def our_way(model, images, batch_size, steps, precision):
         loss.backward()
         optimizer.step()
 
-    step = graphed(step, images.device)
+    step = graphed(step, optimizer, images.device)
 
     def run(part=slice(None)):
         model.train()
@@ -205,5 +205,5 @@ def time_table(result):
 
 
 if __name__ == "__main__":
-    with user_errors("--batch-size", "--steps"):
+    with user_errors(less_memory=["--batch-size", "--steps"]):
         main()

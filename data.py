@@ -1,4 +1,4 @@
-"""The images: one door to them, and what becomes of them on their way to the model.
+"""The images: where everybody asks for them, and what becomes of them on their way to the model.
 
 A data set of this kind is small (MNIST: 47 MB), so all of it lives in one uint8
 tensor on the training device, and a batch is a single indexing operation. There is
@@ -25,27 +25,29 @@ class Split(NamedTuple):
     labels: torch.Tensor  # int64 (N,)
     classes: list  # their names; empty, and all labels 0, where images have no classes
     source: str  # "full"; "sample" where MNIST's packaged digits stepped in; "folder"
-    files: list | None = None  # the images' own, of a folder
+    files: list | None = None  # the paths of a folder's images
 
     def to(self, device):
         return self._replace(images=self.images.to(device), labels=self.labels.to(device))
 
 
 def load_split(run, data_dir, split):
-    """The "train", "test" or "validation" split that a run is about, of a data set or of a folder.
+    """The "train", "test" or "validation" split of the data set or folder that a Run is trained on.
 
-    Raises DataError if images are missing or damaged, or of other classes than the run was trained on.
+    Raises DataError if images are missing or damaged, or of other classes than the run began with.
     """
     settings = run.settings
     if settings.of_folder:
         found = Split(*load_folder(settings, split))
     else:
         found = Split(*load_idx(settings, data_dir, split))
-    if run.source and found.classes != run.classes:
+    if run.source and found.classes != run.classes:  # a run that has not begun knows neither
         here, there = (
             f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
         )
-        raise DataError(f"{settings.dataset} has {here}, the model's images had {there}: give it the latter")
+        raise DataError(
+            f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
+        )
     return found
 
 
@@ -62,15 +64,16 @@ def draw_pixels(x, binarize, generator=None):
 def augment(x):
     """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
 
-    By up to 3 %, 3.4 degrees either way and 1.5 % of the side: of 28 pixels, 0.4. Interpolation blurs,
-    so the contrast is raised about middle gray: MNIST's pixels keep their entropy. It is meant for
-    writing; it would make photographs too stark.
+    Scaled by up to 3 %, turned by up to 3.4 degrees either way, and shifted by up to 1.5 % of the side,
+    0.4 of 28 pixels. Interpolation blurs, so the contrast is raised about middle gray: MNIST's pixels keep
+    their entropy. It is meant for writing; it would make photographs too stark.
     """
+    # of an affine map: scale, shear and shift in x, then shear, scale and shift in y
     limits = torch.tensor([[0.03, 0.06, 0.03], [0.06, 0.03, 0.03]], device=x.device)
     noise = torch.empty(len(x), 2, 3, device=x.device).uniform_(-1, 1)
     maps = torch.eye(2, 3, device=x.device) + limits * noise  # affine, for coordinates from -1 to 1
     grid = F.affine_grid(maps, x.shape, align_corners=False)  # -> (B, H, W, 2)
-    # not "border", which PyTorch has not had on every device
+    # not "border", which MPS has lacked
     x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     return ((x - 0.5) * 1.33 + 0.5).clamp(0, 1)
 

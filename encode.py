@@ -40,42 +40,22 @@ class Chosen(NamedTuple):
 
     images: torch.Tensor  # uint8 (N, 1, 28, 28)
     names: list  # files, or indices
-    labels: list | None  # names of classes, where they are known
+    labels: list  # names of classes, "" where they are not known
     what: str  # in words
 
 
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    add("files", nargs="*", type=Path, metavar="IMAGE", help="files, or folders of files, to encode")
-    add(
-        "--split", choices=["train", "test", "validation"], help="encode these images of the data set instead"
-    )
     flags.add_checkpoint(parser)
-    add(
-        "--draws",
-        type=flags.number(int, at_least=1),
-        default=10,
-        help="how often z is sampled for each image",
-    )
-    add(
-        "--invert",
-        action=argparse.BooleanOptionalAction,
-        help="the files are dark ink on light paper (default: as the model's training images)",
-    )
-    add(
-        "--center",
-        action="store_true",
-        help="take away the paper, and place the ink as MNIST's digits are: by mass, in 20 x 20 pixels",
-    )
+    add("files", nargs="*", type=Path, metavar="IMAGE", help="files, or folders of files, to encode")
+    add("--split", choices=["train", "test", "validation"], help="encode a split of the data set instead")
+    add("--draws", type=flags.number(int, at_least=1), default=10, help="samples of z for each image")
+    add("--invert", action=argparse.BooleanOptionalAction, help="for dark ink on white (default: as trained)")
+    add("--center", action="store_true", help="cut out the ink and place it as MNIST's digits are")
     add("--skip-bad", action="store_true", help="leave out files that cannot be read")
-    add(
-        "--out",
-        type=flags.file_of(".csv"),
-        default=Path("outputs/encoded.csv"),
-        help="the table; pictures of the same name go beside it",
-    )
-    add("--npz", type=flags.user_path, metavar="FILE", help="also write the numbers for numpy to this file")
+    add("--out", type=flags.file_of(".csv"), default="outputs/encoded.csv", help="table; pictures beside it")
+    add("--npz", type=flags.user_path, metavar="FILE", help="also write the table for numpy to this file")
     flags.add_data(parser)
     flags.add_seed(parser)
     flags.add_device(parser)
@@ -83,7 +63,7 @@ def parse_args():
     if bool(args.files) == bool(args.split):
         parser.error("name either image files or a --split to encode")
     if args.split and (args.invert is not None or args.center or args.skip_bad):
-        parser.error("--split is read as in training, so --invert, --center and --skip-bad do not go with it")
+        parser.error("--split is read as in training: --invert, --center and --skip-bad do not go with it")
     return args
 
 
@@ -93,7 +73,9 @@ def main():
     device = pick_device(args.device)
     model, run, path = open_model(args.checkpoint, device, args.images)
     picture, strangest = args.out.with_suffix(".png"), args.out.with_name(f"{args.out.stem}_strangest.png")
-    files = named_files(args.files)
+    files = []
+    for file in args.files:
+        files += image_files(file) if file.is_dir() else [str(file)]
     check_outputs(args.out, args.npz, picture, strangest if args.split else None, spare=[path, *files])
     chosen = read_split(args, run) if args.split else read_files(files, args, run)
     on_cpu, generator = generators(args.seed, device)
@@ -103,15 +85,17 @@ def main():
     bce, kld = (terms.cpu() for terms in elbo_terms(model, parts, args.draws, generator))
     mu, logvar = model.encode_all(x.split(EVAL_BATCH))
     numbers = {"mu": mu, "std": (0.5 * logvar).exp(), "bce": bce, "kld": kld, "negative_elbo": bce + kld}
-    taken_for = None
-    if run.mixture is not None and run.classes:
-        taken_for = [run.classes[number] for number in most_likely_class(run.mixture, mu)]
-    print(summary(chosen, numbers, taken_for, args))
+    predicted = [""] * len(x)
+    if run.mixture and run.classes:
+        predicted = [run.classes[label] for label in most_likely_class(run.mixture, mu)]
+    print(summary(chosen, numbers, predicted, args))
 
-    write_file(args.out, table(chosen, numbers, taken_for).encode("utf-8", "surrogateescape"))
+    write_file(args.out, table(chosen, numbers, predicted).encode("utf-8", "surrogateescape"))
     print(f"wrote {args.out}: a row for each image")
     if args.npz:
-        write_file(args.npz, archive(chosen, numbers, taken_for))
+        buffer = io.BytesIO()
+        np.savez(buffer, name=chosen.names, label=chosen.labels, **numbers, **{"class": predicted})
+        write_file(args.npz, buffer.getvalue())
         print(f"wrote {args.npz}")
     pictures.save_png(picture, pictures.pairs(x[:SHOWN].cpu(), model.decode_all(mu[:SHOWN])))
     print(f"wrote {picture}: originals above their reconstructions")
@@ -125,31 +109,25 @@ def main():
 def read_split(args, run):
     """The images of a split, under the names of their files where they have some."""
     split = load_split(run, args.data_dir, args.split)
-    labels = [run.classes[label] for label in split.labels] if run.classes else None
+    labels = [run.classes[label] if run.classes else "" for label in split.labels]
     names = list(range(len(split.images)))
     if split.files:
         names = [str(Path(file).relative_to(run.settings.dataset)) for file in split.files]
     return Chosen(split.images, names, labels, f"{args.split} images of {run.settings.dataset_name}")
 
 
-def named_files(paths):
-    """The files among these paths and all images in the folders among them."""
-    return [file for path in paths for file in (image_files(path) if path.is_dir() else [str(path)])]
-
-
 def read_files(files, args, run):
     """The images in these files, prepared as the model wants them."""
-    settings = run.settings
     if not files:
         raise UserError(f"there is no image under {args.files[0]}: name others")
-    invert = settings.invert if args.invert is None else args.invert
-    images, kept, sizes = read_images(files, settings.image_size, invert, args.center, args.skip_bad)
+    size = run.settings.image_size
+    invert = run.settings.invert if args.invert is None else args.invert
+    images, kept, sizes = read_images(files, size, invert, args.center, args.skip_bad)
     if not kept:
         raise UserError("none of the files could be read: name others")
     files = [files[number] for number in kept]
-    resized = sum(size != (settings.image_size, settings.image_size) for size in sizes)
+    resized = sum(found != (size, size) for found in sizes)
     if resized:
-        size = settings.image_size
         print(f"{resized:,} of {len(files):,} images resized to the model's {size} x {size} pixels")
     empty = [file for file, is_blank in zip(files, blank(images), strict=True) if is_blank]
     if empty:
@@ -157,13 +135,13 @@ def read_files(files, args, run):
         warn(f"{len(empty):,} of the images are blank, {empty[0]} among them: try {other}")
     elif not invert and looks_light(files[:100]):
         warn("these look like dark ink on light paper: --invert turns them into what the model knows")
-    return Chosen(images, files, None, "image" + "s" * (len(files) > 1))
+    return Chosen(images, files, [""] * len(files), "image" + "s" * (len(files) > 1))
 
 
 # What is written and printed
 
 
-def summary(chosen, numbers, taken_for, args):
+def summary(chosen, numbers, predicted, args):
     """The mean over the images, how the mixture does, and some images with a line each."""
     loss, bce, kld = (numbers[name] for name in ("negative_elbo", "bce", "kld"))
     lines = [
@@ -171,48 +149,32 @@ def summary(chosen, numbers, taken_for, args):
         f"seed {args.seed}; nats per image",
         f"  mean -ELBO {loss.mean():.2f} = {RECON} {bce.mean():.2f} + KL {kld.mean():.2f}",
     ]
-    if taken_for and chosen.labels:
-        right = np.mean([a == b for a, b in zip(taken_for, chosen.labels, strict=True)])
+    if chosen.labels[0] and predicted[0]:
+        right = np.mean([a == b for a, b in zip(predicted, chosen.labels, strict=True)])
         lines.append(f"  the mixture takes {right:.2%} of them for what they are")
-    order = loss.argsort(descending=True).tolist() if args.split else range(len(loss))
-    for number in order[:LISTED]:
-        line = f"  {chosen.names[number]}"
-        if chosen.labels:
-            line += f" ({chosen.labels[number]})"
-        line += f"   -ELBO {loss[number]:.2f} = {RECON} {bce[number]:.2f} + KL {kld[number]:.2f}"
-        lines.append(line + (f"   taken for {taken_for[number]}" if taken_for else ""))
     if len(loss) > LISTED:
-        lines[-LISTED:-LISTED] = [f"  the {LISTED} {'strangest' if args.split else 'first'}:"]
+        lines.append(f"  the {LISTED} {'strangest' if args.split else 'first'}:")
+    order = loss.argsort(descending=True).tolist() if args.split else range(len(loss))
+    for i in order[:LISTED]:
+        label = f" ({chosen.labels[i]})" if chosen.labels[i] else ""
+        terms = f"-ELBO {loss[i]:.2f} = {RECON} {bce[i]:.2f} + KL {kld[i]:.2f}"
+        taken_for = f"   taken for {predicted[i]}" if predicted[i] else ""
+        lines.append(f"  {chosen.names[i]}{label}   {terms}{taken_for}")
     return "\n".join(lines)
 
 
-def table(chosen, numbers, taken_for):
+def table(chosen, numbers, predicted):
     """The CSV's text."""
+    first = "file" if isinstance(chosen.names[0], str) else "index"
+    latents = range(numbers["mu"].shape[1])
+    header = [first, "label", *(f"mu{i}" for i in latents), *(f"std{i}" for i in latents)]
+    rows = torch.column_stack(list(numbers.values())).tolist()  # (N, 2 * latent_dim + 3)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    latents = range(numbers["mu"].shape[1])
-    first = "file" if isinstance(chosen.names[0], str) else "index"
-    losses = ("bce", "kld", "negative_elbo")
-    writer.writerow(
-        [first, "label", *(f"{name}{i}" for name in ("mu", "std") for i in latents), *losses, "class"]
-    )
-    columns = torch.cat([numbers["mu"], numbers["std"], *(numbers[name][:, None] for name in losses)], dim=1)
-    blank = [""] * len(chosen.names)
-    rows = zip(chosen.names, chosen.labels or blank, columns.tolist(), taken_for or blank, strict=True)
-    writer.writerows(
-        [name, label, *(f"{value:.7g}" for value in row), seen] for name, label, row, seen in rows
-    )
+    writer.writerow([*header, "bce", "kld", "negative_elbo", "class"])
+    for name, label, row, taken_for in zip(chosen.names, chosen.labels, rows, predicted, strict=True):
+        writer.writerow([name, label, *(f"{value:.7g}" for value in row), taken_for])
     return text.getvalue()
-
-
-def archive(chosen, numbers, taken_for):
-    """The bytes of an .npz file with the same."""
-    buffer = io.BytesIO()
-    blank = [""] * len(chosen.names)
-    arrays = {name: values.numpy() for name, values in numbers.items()}
-    arrays |= {"name": chosen.names, "label": chosen.labels or blank, "class": taken_for or blank}
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -34,40 +34,16 @@ ACTIVE = 0.01  # a latent unit is active if the variance of its mu over images e
 
 def parse_args():
     parser = flags.Parser(__doc__)
-    count = flags.number(int, at_least=1)
+    add = parser.add_argument
+    count, spread = flags.number(int, at_least=1), flags.number(float, at_least=1)
     flags.add_checkpoint(parser)
-    parser.add_argument("--draws", type=count, default=10, help="how often z is sampled for each image")
-    parser.add_argument(
-        "--iw-samples",
-        type=count,
-        metavar="K",
-        help="also estimate -log p(x) from K samples of z (of gray pixels, which have no "
-        "likelihood, only a bound tighter than the ELBO's)",
-    )
-    parser.add_argument(
-        "--iw-spread",
-        type=flags.number(float, at_least=1),
-        default=1.0,
-        metavar="S",
-        help="multiply the encoder's standard deviations by S for these samples, up to 1 at most; an S of "
-        "about 1.35 tightens the bound where the encoder is too sure of itself, as on images it has not seen",
-    )
-    parser.add_argument(
-        "--samples",
-        action="store_true",
-        help="also judge samples, with a classifier trained for it in a minute",
-    )
-    parser.add_argument(
-        "--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file"
-    )
+    add("--draws", type=count, default=10, help="how often z is sampled for each image")
+    add("--iw-samples", type=count, metavar="K", help="also estimate -log p(x) from K samples of z")
+    add("--iw-spread", type=spread, default=1.0, help="multiply the std of these z by this, up to 1 at most")
+    add("--iw-precision", choices=["fp32", "bf16"], default="fp32", help="of the decoder for these z")
+    add("--samples", action="store_true", help="also judge samples, by a classifier trained in a minute")
+    add("--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file")
     flags.add_data(parser)
-    parser.add_argument(
-        "--iw-precision",
-        choices=["fp32", "bf16"],
-        default="fp32",
-        help="of the decoder in --iw-samples: bf16 halves the time where the hardware has it, and moves the "
-        "estimate by some thousandths of a nat",
-    )
     flags.add_seed(parser)
     flags.add_device(parser)
     return parser.parse_args()
@@ -102,11 +78,10 @@ def main():
         "device": device.type,
         "torch": torch.__version__,
     }
-    numbers |= elbo_numbers(model, x, args.draws, generator)
     mu, _ = model.encode_all(x.split(EVAL_BATCH))
-    train_mu, _ = model.encode_all(batches(train_images, EVAL_BATCH, settings.binarize, generator))
-    numbers |= latent_numbers(model, x, mu)
+    numbers |= elbo_numbers(model, x, mu, args.draws, generator)
     if run.classes:
+        train_mu, _ = model.encode_all(batches(train_images, EVAL_BATCH, settings.binarize, generator))
         numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
     print(table(numbers))
     if args.iw_samples:
@@ -115,8 +90,8 @@ def main():
     if args.samples:
         judge = load_judge("outputs", train_images, train.labels)
         kinds = draw_images(model, mixture, train_images, x, args.seed, generator)
-        numbers["samples"] = {"n": len(x), "seed": args.seed, "temperature": TEMPERATURE}
-        numbers["samples"] |= sample_numbers(judge, kinds, gray.to(device), test.labels)
+        samples = sample_numbers(judge, kinds, gray.to(device), test.labels)
+        numbers["samples"] = {"n": len(x), "seed": args.seed, "temperature": TEMPERATURE} | samples
         print(sample_table(numbers["samples"], run.classes, settings.test_split))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
@@ -126,37 +101,26 @@ def main():
 def check_data(path, run, test):
     """Refuse, or warn of, images that give no test results: a single one, or some that were trained on."""
     if len(test.images) < 2:
-        raise UserError(
-            "one test image has no spread to measure: give it a --data-dir or --images with more of them"
-        )
+        raise UserError("one test image has no spread to measure: give more with --data-dir or --images")
     if run.settings.validate and test.source != run.source:
-        raise UserError(
-            f"{path} held out images of the {run.source} data set and found the {test.source} one: "
-            "check --data-dir"
-        )
+        raise UserError(f"{path} held out {run.source} images and found {test.source} ones: check --data-dir")
     if test.source == "sample" and run.source == "full":
         warn(f"the packaged digits are among the training images of {path}: no test results")
 
 
-def elbo_numbers(model, x, draws, generator):
-    """The negative ELBO of images x (N, 1, 28, 28), z sampled ``draws`` times for each."""
+def elbo_numbers(model, x, mu, draws, generator):
+    """The negative ELBO of images x (N, 1, 28, 28) with latents mu (N, latent_dim), z sampled or at mu."""
     parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld = elbo_terms(model, parts, draws, generator)
+    pairs = zip(mu.to(x.device).split(EVAL_BATCH), x.split(EVAL_BATCH), strict=True)
+    bce_at_mu = torch.cat([recon_loss(model.decode_logits(z), part) for z, part in pairs])
     return {
         "negative_elbo": (bce + kld).mean().item(),
         "negative_elbo_se": standard_error(bce + kld),
         "bce": bce.mean().item(),
         "kld": kld.mean().item(),
         "bce_floor": entropy(x).item(),
-    }
-
-
-def latent_numbers(model, x, mu):
-    """BCE at z = mu (N, latent_dim) of images x (N, 1, 28, 28), and how many latents are active."""
-    pairs = zip(mu.to(x.device).split(EVAL_BATCH), x.split(EVAL_BATCH), strict=True)
-    bce = torch.cat([recon_loss(model.decode_logits(z), part) for z, part in pairs])
-    return {
-        "bce_at_mu": bce.mean().item(),
+        "bce_at_mu": bce_at_mu.mean().item(),
         "active_units": int((mu.var(0) > ACTIVE).sum()),
         "latent_dim": mu.shape[1],
     }
@@ -165,12 +129,8 @@ def latent_numbers(model, x, mu):
 def iw_numbers(model, x, k, generator, precision, spread):
     """-log p(x) estimated from k importance samples for each image, and its standard error."""
     start = time.perf_counter()
-    log_p = []
-    with progress(desc=f"-log p(x), K = {k:,}", total=len(x), unit="img") as bar:
-        for part in x.split(IW_IMAGES):
-            log_p.append(iw_log_likelihood(model, part, k, generator, precision, spread))
-            bar.update(len(part))
-    log_p = torch.cat(log_p)
+    parts = progress(x.split(IW_IMAGES), desc=f"-log p(x), K = {k:,}", unit="batch")
+    log_p = torch.cat([iw_log_likelihood(model, part, k, generator, precision, spread) for part in parts])
     return {
         "iw_samples": k,
         "iw_precision": precision,
@@ -186,44 +146,52 @@ def draw_images(model, mixture, train_images, x, seed, generator):
 
     Gray even for a model of black and white pixels, whose decoder answers with their means.
     """
-    n, cpu = len(x), torch.Generator().manual_seed(seed)
+    n, classes, cpu = len(x), len(mixture["share"]), torch.Generator().manual_seed(seed)
     subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
     recon_z = [model.reparameterize(*model.encode(part), generator) for part in x.split(EVAL_BATCH)]
-    classes = len(mixture["share"])
-    kinds = {
+    asked = torch.arange(classes).repeat_interleave(max(1, n // classes))  # in equal numbers, in order
+
+    def draw(labels):
+        return model.decode_all(sample_mixture(mixture, labels, generator=cpu))
+
+    return {
         "train": to_float(train_images[subset]),
         "recon": model.decode_all(torch.cat(recon_z)),
         "prior": model.sample(n, generator=cpu),
-        "mixture": model.decode_all(sample_mixture(mixture, sample_labels(mixture, n, cpu), generator=cpu)),
+        "mixture": draw(sample_labels(mixture, n, cpu)),
+        "asked": draw(asked),
     }
-    asked = torch.arange(classes).repeat_interleave(max(1, n // classes))  # in equal numbers, in order
-    return kinds | {"asked": model.decode_all(sample_mixture(mixture, asked, generator=cpu))}
 
 
-def table(numbers):
-    n = dict(numbers, elbo=f"{numbers['split']} -ELBO", recon=RECON)
-    n["sample"] = " (packaged sample)" if n["source"] == "sample" else ""
-    n["draws"] = "once" if n["draws"] == 1 else f"{n['draws']} times"
-    n["pixels"] = "pixels binarized once" if n["pixels"] == "binarized" else "gray pixels"
-    floor = "  no lower than {bce_floor:.2f}, the entropy of the pixels"
-    n["floor"] = floor.format(**n) if RECON == "BCE" else ""
-    knn = "\n  10-NN accuracy of mu      {:8.2%}  neighbours among the training images"
-    n["knn"] = knn.format(n["knn_accuracy"]) if "knn_accuracy" in n else ""
-    return """\
-{images:,} {split} images of {dataset}{sample}, {pixels}, z sampled {draws}, seed {seed}; nats per image
-  {elbo:26}{negative_elbo:8.2f}  standard error {negative_elbo_se:.2f}
-    = {recon:22}{bce:8.2f}{floor}
-    + KL                    {kld:8.2f}
-  reconstruction at z = mu  {bce_at_mu:8.2f}  {recon} alone; not an ELBO
-  active latent units       {active_units:5d} of {latent_dim}{knn}""".format(**n)
+# What is printed
 
 
-def iw_line(numbers):
-    label = "-log p(x)" if numbers["pixels"] == "binarized" else "IW bound"
-    label += f", K = {numbers['iw_samples']:,}"
-    wider = "" if numbers["iw_spread"] == 1 else "z {iw_spread:g} times as wide; ".format(**numbers)
-    line = "  {:24} {nll:8.2f}  standard error {nll_se:.2f}; {}{iw_precision}, {iw_seconds:,.0f} s"
-    return line.format(label, wider, **numbers)
+def table(n):
+    sample = " (packaged sample)" if n["source"] == "sample" else ""
+    pixels = "pixels binarized once" if n["pixels"] == "binarized" else "gray pixels"
+    draws = "once" if n["draws"] == 1 else f"{n['draws']} times"
+    floor = f"  no lower than {n['bce_floor']:.2f}, the entropy of the pixels" if RECON == "BCE" else ""
+    lines = [
+        f"{n['images']:,} {n['split']} images of {n['dataset']}{sample}, {pixels}, "
+        f"z sampled {draws}, seed {n['seed']}; nats per image",
+        f"  {n['split'] + ' -ELBO':26}{n['negative_elbo']:8.2f}  standard error {n['negative_elbo_se']:.2f}",
+        f"    = {RECON:22}{n['bce']:8.2f}{floor}",
+        f"    + KL                    {n['kld']:8.2f}",
+        f"  reconstruction at z = mu  {n['bce_at_mu']:8.2f}  {RECON} alone; not an ELBO",
+        f"  active latent units       {n['active_units']:5d} of {n['latent_dim']}",
+    ]
+    if "knn_accuracy" in n:
+        knn = f"{n['knn_accuracy']:8.2%}"
+        lines.append(f"  10-NN accuracy of mu      {knn}  neighbours among the training images")
+    return "\n".join(lines)
+
+
+def iw_line(n):
+    bound = "-log p(x)" if n["pixels"] == "binarized" else "IW bound"  # gray pixels have no likelihood
+    label = f"{bound}, K = {n['iw_samples']:,}"
+    wider = "" if n["iw_spread"] == 1 else f"z {n['iw_spread']:g} times as wide; "
+    how = f"{wider}{n['iw_precision']}, {n['iw_seconds']:,.0f} s"
+    return f"  {label:24} {n['nll']:8.2f}  standard error {n['nll_se']:.2f}; {how}"
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ one of your own, walk from one to another.
 """
 
 import base64
-import io
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from data import EVAL_BATCH, draw_pixels, load_split, to_float
 from mixture import TEMPERATURE
@@ -27,21 +24,19 @@ from support.device import pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.layers import network_layers
-from support.measures import check_differs, embed, usual_perplexity
+from support.measures import embed
 from support.runs import open_model
 from support.terminal import next_step
 
 TEMPLATE = Path(__file__).parent / "support" / "explore.html"
 DIGITS = 2000  # on the map: as many as t-SNE places in ten seconds or so
-SPRITE_COLUMNS = 50
+COLUMNS = 50  # of the one picture that has them all
 
 
 def parse_args():
     parser = flags.Parser(__doc__)
     flags.add_checkpoint(parser)
-    parser.add_argument(
-        "--out", type=flags.file_of(".html"), default=Path("outputs/explore.html"), help="the page"
-    )
+    parser.add_argument("--out", type=flags.file_of(".html"), default="outputs/explore.html", help="the page")
     flags.add_data(parser)
     flags.add_seed(parser)
     flags.add_device(parser)
@@ -52,14 +47,13 @@ def main():
     args = parse_args()
     model, run, path = open_model(args.checkpoint, pick_device(args.device), args.images)
     check_outputs(args.out, spare=[path])
-    generator = torch.Generator().manual_seed(args.seed)
     test = load_split(run, args.data_dir, "test")
-    indices, x = choose_digits(test.images, run.settings.binarize, generator)
+    generator = torch.Generator().manual_seed(args.seed)
+    indices = torch.randperm(len(test.images), generator=generator)[:DIGITS]
+    x = draw_pixels(to_float(test.images[indices]), run.settings.binarize, generator)  # (N, 1, 28, 28)
     mu, logvar = model.encode_all(x.split(EVAL_BATCH))
-    check_differs(mu, path)
     network = network_layers(model.cpu(), x[:2])
-
-    print(f"t-SNE of {len(x):,} test images", flush=True)
+    points = embed(mu, path, args.seed)
     center, directions = leading_plane(mu)
     z = model.reparameterize(mu, logvar, generator)
     numbers = Numbers()
@@ -78,28 +72,17 @@ def main():
             "indices": indices.tolist(),
             "labels": test.labels[indices].tolist(),
             "mu": numbers.pack(mu),
-            "tsne": numbers.pack(embed(mu, usual_perplexity(len(mu)), args.seed)),
-            "columns": SPRITE_COLUMNS,
+            "tsne": numbers.pack(points),
+            "columns": min(COLUMNS, len(x)),
         },
         "plane": {"center": center.tolist(), "directions": directions.tolist()},
         "latents": {"low": z.amin(0).tolist(), "high": z.amax(0).tolist(), "variance": mu.var(0).tolist()},
     }
-    content = fill(TEMPLATE.read_text(encoding="utf-8"), page, numbers, sprite(x))
+    digits = pictures.png_bytes(pictures.grid(x, COLUMNS, scale=1, gap=0))
+    content = fill(TEMPLATE.read_text(encoding="utf-8"), page, numbers, digits)
     write_file(args.out, content)
     print(f"wrote {args.out}: {len(content) / 1e6:.1f} MB; open it in a browser")
     print(next_step(args.checkpoint, args.data_dir, "tsne", "interpolate", images=args.images))
-
-
-def choose_digits(images, binarize, generator):
-    """Which test images are on the map, (N,), and these as the model sees them, (N, 1, H, W) in [0, 1].
-
-    A model of black and white pixels is given some that are drawn once, as evaluate.py does.
-    """
-    if len(images) < 2:
-        raise UserError("a map needs at least 2 test images, and there is only one: give it more")
-    indices = torch.randperm(len(images), generator=generator)[:DIGITS]
-    x = to_float(images[indices])
-    return indices, draw_pixels(x, binarize, generator)
 
 
 def about(model, run, path, digits, source):
@@ -114,13 +97,10 @@ def about(model, run, path, digits, source):
         "digits": f"{digits:,}{from_sample}",
         "recon": RECON,
         "split": settings.test_split,
-        "settings": {
-            name: value for name, value in asdict(settings).items() if name not in ("dataset", "from_")
-        },
+        "settings": {k: value for k, value in asdict(settings).items() if k not in ("dataset", "from_")},
     }
     if run.history:
-        last = run.history[-1]
-        facts |= {"bce": last["test_bce"], "kld": last["test_kld"]}
+        facts |= {"bce": run.history[-1]["test_bce"], "kld": run.history[-1]["test_kld"]}
     return facts
 
 
@@ -136,20 +116,8 @@ def leading_plane(mu):
     return mu.mean(0), directions[:, -2:].flip(1).T
 
 
-def sprite(x):
-    """The images (N, 1, H, W) as one PNG, SPRITE_COLUMNS in a row."""
-    _, _, height, width = x.shape
-    rows = math.ceil(len(x) / SPRITE_COLUMNS)
-    canvas = np.zeros((rows * SPRITE_COLUMNS, height, width), np.uint8)
-    canvas[: len(x)] = pictures.to_pixels(x)
-    canvas = canvas.reshape(rows, SPRITE_COLUMNS, height, width).swapaxes(1, 2)
-    buffer = io.BytesIO()
-    Image.fromarray(canvas.reshape(rows * height, -1)).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
-
-
 class Numbers:
-    """All large tensors of the page in two runs of bytes: half precision for most, single for the few."""
+    """All large tensors of the page in two arrays: half precision for most, single for the few."""
 
     def __init__(self):
         self.half, self.single = [], []
@@ -166,28 +134,24 @@ class Numbers:
             return [self.pack(item, half) for item in value]
         if not isinstance(value, torch.Tensor):
             return value
-        kind = "half" if half and value.ndim > 1 else "single"
-        store, dtype = getattr(self, kind), {"half": "<f2", "single": "<f4"}[kind]
+        kind, dtype = ("half", "<f2") if half and value.ndim > 1 else ("single", "<f4")
         with np.errstate(over="ignore"):
             array = value.detach().numpy().astype(dtype)
         if not np.isfinite(array).all():
             raise UserError("the model has weights too large for half precision: train another model")
+        store = getattr(self, kind)
         start = sum(part.size for part in store)
         store.append(array.ravel())
         return {"store": kind, "start": start, "shape": list(value.shape)}
 
 
-def fill(template, page, numbers, png):
+def fill(template, page, numbers, digits):
     """The page as bytes: the template with what belongs at its four marks."""
     text = json.dumps(page, allow_nan=False).replace("<", "\\u003c")  # no name can end the script element
-    marks = {
-        "{{page}}": text,
-        "{{half}}": base64.b64encode(np.concatenate(numbers.half).tobytes()).decode(),
-        "{{single}}": base64.b64encode(np.concatenate(numbers.single).tobytes()).decode(),
-        "{{sprite}}": base64.b64encode(png).decode(),
-    }
-    for mark, content in marks.items():
-        template = template.replace(mark, content)
+    template = template.replace("{{page}}", text)
+    half, single = (np.concatenate(arrays).tobytes() for arrays in (numbers.half, numbers.single))
+    for mark, content in (("{{half}}", half), ("{{single}}", single), ("{{sprite}}", digits)):
+        template = template.replace(mark, base64.b64encode(content).decode())
     return template.encode()
 
 

@@ -13,8 +13,6 @@
 The same seed draws the same digits on every device.
 """
 
-from pathlib import Path
-
 import torch
 
 from mixture import TEMPERATURE, sample_labels, sample_mixture
@@ -32,73 +30,41 @@ ACTIVE_SAMPLES = 64  # of the mixture, to find the latents that change an image 
 
 def parse_args():
     parser = flags.Parser(__doc__)
+    add = parser.add_argument
+    count, positive = flags.number(int, at_least=1), flags.number(float, above=0)
     flags.add_checkpoint(parser)
-    parser.add_argument(
-        "--sampler",
-        choices=["prior", "mixture"],
-        help="prior: N(0, I); mixture: fitted to the encoded training set "
-        "(default: prior; mixture with --digit)",
-    )
-    parser.add_argument("--digit", nargs="+", metavar="D", help="draw these: class numbers or names")
-    parser.add_argument(
-        "--manifold", action="store_true", help="draw the plane of the leading latent directions"
-    )
-    parser.add_argument(
-        "--traverse",
-        action="store_true",
-        help="draw what each latent does: a row for each, the most active first, from -3 to 3",
-    )
-    parser.add_argument(
-        "--n",
-        type=flags.number(int, at_least=1),
-        help="how many images; of each, with several of --digit; with --traverse, how many latents "
-        "(default: 64; 1 of each with several of --digit; 10 latents)",
-    )
-    parser.add_argument(
-        "--nrow",
-        type=flags.number(int, at_least=1),
-        help="how many in a row (default: 8; with several of --digit, a row for each, or one of all)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=flags.number(float, above=0),
-        help=f"scales the spread of z (default: 1 for N(0, I), {TEMPERATURE} for the mixture)",
-    )
-    parser.add_argument(
-        "--save-images", type=flags.user_path, metavar="DIR", help="also write every image as a PNG there"
-    )
-    parser.add_argument(
-        "--out", type=flags.file_of(".png"), default=Path("outputs/generated.png"), help="picture of the grid"
-    )
+    add("--sampler", choices=["prior", "mixture"], help="source of z (default: prior; mixture with --digit)")
+    add("--digit", nargs="+", metavar="D", help="draw these classes, by number or name")
+    add("--manifold", action="store_true", help="draw the plane of the leading latent directions")
+    add("--traverse", action="store_true", help="draw a row for each latent, the most active first")
+    add("--n", type=count, help="images (default: 64; 1 of each of several --digit), or latents (10)")
+    add("--nrow", type=count, help="images in a row (default: 8, or a row for each of several --digit)")
+    add("--temperature", type=positive, help=f"scales the spread of z (default: 1; mixture: {TEMPERATURE})")
+    add("--save-images", type=flags.user_path, metavar="DIR", help="also write every image as a PNG there")
+    add("--out", type=flags.file_of(".png"), default="outputs/generated.png", help="picture of the grid")
     flags.add_seed(parser)
     flags.add_device(parser)
     args = parser.parse_args()
     if args.manifold and (args.digit or args.sampler or args.n or args.nrow or args.temperature):
-        parser.error(
-            "--manifold draws a plane, so --digit, --sampler, --n, --nrow and --temperature do not go with it"
-        )
+        parser.error("--manifold goes with none of --digit, --sampler, --n, --nrow and --temperature")
     if args.traverse and (args.manifold or args.sampler or args.nrow or len(args.digit or []) > 1):
-        parser.error(
-            "--traverse draws a row for each latent around one image, so --manifold, --sampler, --nrow "
-            "and more than one --digit do not go with it"
-        )
+        parser.error("--traverse goes with none of --manifold, --sampler, --nrow and a second --digit")
     if args.digit and args.sampler == "prior":
-        parser.error(
-            "--digit needs the mixture, so --sampler prior does not go with it: N(0, I) knows no classes"
-        )
+        parser.error("--digit samples the mixture and not --sampler prior: N(0, I) has no classes")
     return args
 
 
 def main():
     args = parse_args()
-    check_outputs(args.out)
+    first_image = args.save_images / "00000.png" if args.save_images else None
+    check_outputs(args.out, first_image)
     if args.save_images:
-        pictures.earlier_images(args.save_images)  # refuses a folder of others
-        if args.out.resolve().parent == args.save_images.resolve():
-            raise UserError(f"{args.out} is in the folder of --save-images: pass another --out")
+        pictures.earlier_images(args.save_images)  # refuses a folder of others, before the work
     model, run, path = open_model(args.checkpoint, pick_device(args.device))
-    if args.manifold or args.traverse:
-        draw = draw_manifold if args.manifold else draw_traversal
+    if args.manifold:
+        draw = draw_manifold
+    elif args.traverse:
+        draw = draw_traversal
     else:
         draw = draw_classes if args.digit else draw_samples
     images, picture, what = draw(args, model, run, path)
@@ -106,7 +72,7 @@ def main():
     print(f"wrote {args.out}: {what}")
     if args.save_images:
         pictures.save_images(args.save_images, images)
-        print(f"wrote {args.save_images}/00000.png ... {len(images) - 1:05d}.png")
+        print(f"wrote {first_image} ... {len(images) - 1:05d}.png")
     print(next_step(args.checkpoint, DATA_DIR, "explore", "interpolate"))
 
 
@@ -123,8 +89,8 @@ def draw_samples(args, model, run, path):
         images, source = model.decode_all(z), "the latent mixture"
     else:
         images, source = model.sample(n, args.temperature or 1.0, generator), "N(0, I)"
-    count = f"{n} sample{'s' if n > 1 else ''}"
-    return images, pictures.grid(images, args.nrow or 8), f"{count} from {source}, seed {args.seed}"
+    what = f"{n} sample{'s' if n > 1 else ''} from {source}, seed {args.seed}"
+    return images, pictures.grid(images, args.nrow or 8), what
 
 
 def draw_classes(args, model, run, path):
@@ -151,8 +117,7 @@ def draw_manifold(args, model, run, path):
     if latent_dim == 2:  # the plane itself: no need of a mixture to find one
         z, what = unit_plane(), "the latent plane"
     else:
-        z = leading_plane(mixture_of(run, path))
-        what = "the plane of the two leading latent directions"
+        z, what = leading_plane(mixture_of(run, path)), "the plane of the two leading latent directions"
     images = model.decode_all(z)
     return images, pictures.grid(images, MANIFOLD_SIDE), what
 
@@ -176,7 +141,6 @@ def draw_traversal(args, model, run, path):
     return images, picture, f"{len(latents)} latents from -3 to 3 around a {name}, seed {args.seed}"
 
 
-@torch.no_grad()
 def by_activity(model, mixture, generator):
     """The numbers of all latents, by how much the decoded images change as a latent goes from -1 to 1."""
     z = sample_mixture(mixture, sample_labels(mixture, ACTIVE_SAMPLES, generator), generator=generator)
@@ -212,5 +176,5 @@ def leading_plane(mixture):
 
 
 if __name__ == "__main__":
-    with user_errors("--n"):
+    with user_errors(less_memory=["--n"]):
         main()

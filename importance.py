@@ -36,11 +36,11 @@ def iw_loss(logits, x, mu, logvar, z):
     same z, and kld, in closed form, are the terms of the negative ELBO: on average loss <= bce + kld.
     """
     bce = recon_loss(logits, x)  # (K, B)
-    # q's parameters are held fixed in its density, so that they act through z alone
+    # detached: gradients reach the encoder through z alone
     log_w = log_weights(bce, mu.detach(), logvar.detach(), z)
-    if z.requires_grad:
-        # The bound's own gradient weighs that of sample k by its normalised weight w_k; the doubly
-        # reparameterised one by w_k^2. Only the encoder is reached through z: the decoder keeps w_k.
+    if z.requires_grad:  # not in evaluation
+        # Backward weighs the gradient of sample k by its normalised weight w_k. Doubly reparameterised,
+        # the encoder's gradient, which passes through z, is weighed by w_k^2; the decoder's keeps w_k.
         weights = log_w.detach().softmax(0)
         z.register_hook(lambda grad: grad * weights.unsqueeze(2))
     loss = math.log(len(z)) - log_w.logsumexp(0)

@@ -12,13 +12,13 @@ fit a density to the latents after training in the same way.
 import torch
 
 COMPONENTS = 10  # per class, each with a full covariance
-TEMPERATURE = 0.9  # a component is a Gaussian, and what it covers is not: its far ends are seldom digits
+TEMPERATURE = 0.9  # below 1, since the tails of a component seldom decode to digits
 
 
 def fit_mixture(z, labels, seed=0):
     """Fit a Gaussian mixture to each class of z (N, latent_dim) with labels (N,).
 
-    z are samples of q(z|x), not their means: the posterior's own width belongs to it.
+    z are samples of q(z|x), not their means: the posterior's own width is part of the mixture.
     Returns float32 tensors for C classes of K components: ``share`` (C,) of each class in
     the data, ``weights`` (C, K), ``means`` (C, K, D), ``cholesky`` (C, K, D, D), the lower
     triangular factor of each covariance.
@@ -27,7 +27,7 @@ def fit_mixture(z, labels, seed=0):
     from threadpoolctl import threadpool_limits
 
     members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]
-    # A component needs some images to be fitted to: the smallest class says how many there can be.
+    # at least 4 images per latent for each component, in the smallest class, too
     smallest = min(len(own) for own in members)
     components = max(1, min(COMPONENTS, smallest // (4 * z.shape[1])))
     with threadpool_limits(1):  # with matrices this small two threads take six times as long as one
@@ -68,7 +68,10 @@ def is_mixture(value, latent_dim):
 
 
 def sample_mixture(mixture, labels, temperature=TEMPERATURE, generator=None):
-    """One z for each of labels (n,): (n, latent_dim), on the CPU; temperature scales the spread."""
+    """One z for each of labels (n,), from fit_mixture's dict: (n, latent_dim), on the CPU.
+
+    ``temperature`` scales the spread.
+    """
     component = torch.multinomial(mixture["weights"][labels], 1, generator=generator)[:, 0]
     means, cholesky = mixture["means"][labels, component], mixture["cholesky"][labels, component]
     eps = torch.randn(means.shape, generator=generator)

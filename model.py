@@ -40,7 +40,8 @@ class ConvVAE(nn.Module):
             "dropout": dropout,
             "image_size": image_size,
         }
-        self.side, (c1, c2, c3) = image_size, channels
+        self.side = image_size
+        c1, c2, c3 = channels
         features = (image_size // 4) ** 2 * c3
         # LeakyReLU is increasing, so it commutes with max-pooling: activating after the
         # pool is the same function for a quarter of the work.
@@ -82,8 +83,8 @@ class ConvVAE(nn.Module):
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
-        h = self.encoder(x.to(self.mu_head.weight.dtype))  # float16 after model.half()
-        h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3): free in channels_last
+        h = self.encoder(x.to(self.mu_head.weight.dtype))  # so that model.half() works
+        h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3), no copy in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
 
@@ -106,7 +107,7 @@ class ConvVAE(nn.Module):
         """The training pass: x (B, 1, 28, 28) in [0, 1] -> logits, mu, logvar.
 
         Logits, not images: the BCE on logits keeps its gradient where a sigmoid has
-        saturated. It is summed in float32, whatever the precision of the logits.
+        saturated. The loss is summed in float32, whatever the precision of the logits.
         """
         mu, logvar = self.encode(x)
         return self.decode_logits(self.reparameterize(mu, logvar, generator)), mu, logvar
@@ -114,19 +115,19 @@ class ConvVAE(nn.Module):
     @torch.no_grad()
     def encode_all(self, batches):
         """Any number of batches of images, on any device -> mu, logvar, (N, latent_dim) each, on the CPU."""
-        mu, logvar = zip(*[self.encode(x.to(self.mu_head.weight.device)) for x in batches], strict=True)
-        return torch.cat(mu).cpu(), torch.cat(logvar).cpu()
+        parts = [self.encode(x.to(self.mu_head.weight.device)) for x in batches]
+        return torch.cat([mu for mu, _ in parts]).cpu(), torch.cat([logvar for _, logvar in parts]).cpu()
 
     @torch.no_grad()
     def decode_all(self, z):
         """Any number of z (N, latent_dim), on any device -> images (N, 1, 28, 28) on the CPU."""
-        parts = z.to(self.mu_head.weight.device).split(1000)  # at a time
+        parts = z.to(self.mu_head.weight.device).split(1000)  # to bound the memory
         return torch.cat([self.decode(part).cpu() for part in parts])
 
     def sample(self, n, temperature=1.0, generator=None):
         """n images decoded from z ~ N(0, temperature^2 I): float32 (n, 1, 28, 28) in [0, 1], on the CPU.
 
-        ``generator`` is a CPU generator, so that a seed gives the same z on every device.
+        For a model in eval mode. ``generator`` is of the CPU, so that a seed gives the same z on all devices.
         """
         return self.decode_all(temperature * torch.randn(n, self.config["latent_dim"], generator=generator))
 
@@ -154,21 +155,21 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-RECON = "BCE"  # what tables call the reconstruction term
+RECON = "BCE"  # what tables call the reconstruction term, and checkpoints the likelihood
 
 
 def recon_loss(logits, x):
     """-log p(x|z) of every image in nats, summed over its pixels: logits (..., C, H, W) -> (...), float32.
 
     The pixels are Bernoulli variables; gray levels count as their means. x has the shape of logits,
-    but for leading dimensions that it may lack: many z for each image.
+    which may have more dimensions in front: many z for each image.
     """
     x = x.expand_as(logits)
     return F.binary_cross_entropy_with_logits(logits.float(), x, reduction="none").flatten(-3).sum(-1)
 
 
 def kl_divergence(mu, logvar):
-    """KL(q(z|x) || N(0, I)) of every latent in nats, in closed form: (B, latent_dim) twice -> the same."""
+    """KL(q(z|x) || N(0, I)) of every latent in nats, in closed form: (B, latent_dim) -> (B, latent_dim)."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
 
 

@@ -11,10 +11,10 @@ LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
 
 def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
-    """Muon for convolutions from several maps to several, AdamW, with these betas, for the rest.
+    """Muon for convolutions with several input and output channels, AdamW, with these betas, for the rest.
 
-    Matrices alone decay, the fully connected weights: they are nearly all there are, and overfit.
-    Muon would cost more there than the rest of a training step.
+    The fully connected weights alone decay: they are nearly all parameters, and those that overfit.
+    Muon would more than double the time of a step on them. benchmark.py has other betas.
     """
     convolutions, matrices, others = [], [], []
     for p in model.parameters():

@@ -1,14 +1,14 @@
 """Every setting of a run, once: name, type, default, help and bounds. And the data sets there are.
 
 train.py makes a flag of each field, the checkpoint keeps its value, and --resume takes it from there.
-A new setting is one line here; in the group "network" it becomes an argument of ConvVAE.
+A new setting is one line here; in the group "network" it is an argument of ConvVAE, and in its config.
 """
 
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-# name on the command line: its folder, which is also torchvision's name for it, and its classes
+# name on the command line: (folder, which is torchvision's class of that name, names of the classes)
 DATASETS = {
     "mnist": ("MNIST", list("0123456789")),
     "fashion-mnist": ("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
@@ -51,19 +51,19 @@ class Settings:
     epochs: int = setting(20, "passes over the training images", at_least=1)
     batch_size: int = setting(128, "images per step, of all processes together", at_least=1)
     lr: float = setting(4e-3, "peak learning rate", above=0)
-    weight_decay: float = setting(0.1, "AdamW's, of the fully connected weights", at_least=0)
+    weight_decay: float = setting(0.1, "AdamW's, of the fully connected layers alone", at_least=0)
     beta: float = setting(1.0, "weight of the KL", at_least=0)
     importance_samples: int = setting(1, "z per image; above 1, importance-weighted bound", at_least=1)
     precision: str = setting("auto", "auto: bf16 where the hardware has it", choices=["auto", "fp32", "bf16"])
-    seed: int = setting(0, "where all random numbers start", at_least=0, below=2**32)
+    seed: int = setting(0, "seed of all random numbers", at_least=0, below=2**32)
     from_: str = setting("", "start from this trained model, on the images it was trained on")
 
-    dataset: str = setting("mnist", "or a folder, of images or of a folder for each class", "data")
+    dataset: str = setting("mnist", "or a folder, of images or of one folder per class", "data")
     invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
     validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
-    binarize_epochs: int = setting(0, "do so in the first N epochs alone, as noise", "data", at_least=0)
+    binarize_epochs: int = setting(0, "draw them in the first N epochs alone, as noise", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
 
     def __post_init__(self):
@@ -76,7 +76,7 @@ class Settings:
             raise ValueError("--binarize draws the pixels of every epoch: leave --binarize-epochs out")
         if self.binarize_epochs >= self.epochs:
             raise ValueError(
-                f"--binarize-epochs {self.binarize_epochs} of --epochs {self.epochs} leaves no gray ones"
+                f"--binarize-epochs {self.binarize_epochs} leaves no gray ones of --epochs {self.epochs}"
             )
         if not self.of_folder and (self.image_size != 28 or self.invert or self.skip_bad):
             raise ValueError(

@@ -31,7 +31,7 @@ from support.device import graphed, pick_device
 from support.errors import UserError, user_errors
 from support.measures import Means
 from support.reports import check_finite, describe, metrics, report, save_reports
-from support.runs import check_images, claim_folder, exclusive, new_run, resume
+from support.runs import check_images, claim_folder, lock_checkpoint, new_run, resume_run
 from support.terminal import CHECKPOINT, next_step, progress
 
 WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
@@ -39,7 +39,7 @@ FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
 
 
 def parse_args():
-    """The settings that were typed, as flags of settings.py, and where to compute, read and write."""
+    """A flag for each setting of settings.py, and those for the device and for paths."""
     parser = flags.Parser(__doc__)
     flags.add_settings(parser)
     files = parser.add_argument_group("files and device")
@@ -65,8 +65,8 @@ def main():
     device = distributed.init(pick_device(args.device))
     if args.resume or distributed.should_resume():  # go on with a run
         model, run = load_checkpoint(args.checkpoint)
-        resume(run, args, device)
-    elif "from_" in args:  # start from a trained model
+        run = resume_run(run, args, device)
+    elif "from_" in args:  # start from a trained model (only settings that were typed are in args)
         model, parent = load_checkpoint(args.from_)
         run = new_run(args, device, parent)
     else:  # start anew
@@ -75,23 +75,24 @@ def main():
         model = ConvVAE(**run.settings.network)
     settings = run.settings
 
-    with exclusive(run, args.checkpoint):
+    with lock_checkpoint(run, args.checkpoint):
         with distributed.local_main_process_first():  # which may download: the others find it there
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
         check_images(run, train)
         train, test = train.to(device), test.to(device)
         model.to(device, memory_format=torch.channels_last)
-        samples = settings.importance_samples  # of z for each image
-        network = ImportanceWeighted(model, samples) if samples > 1 else model  # gives the loss its inputs
+        samples = settings.importance_samples  # z per image
+        network = ImportanceWeighted(model, samples) if samples > 1 else model
         ddp_model = distributed.wrap(network, settings.batch_size)  # itself, where one process trains alone
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
-        restore_optimizer(optimizer, run)
-        step = graphed(functools.partial(train_step, ddp_model, optimizer, settings), device)
+        restore_optimizer(optimizer, run)  # of a run that goes on
+        step = functools.partial(train_step, ddp_model, optimizer, settings)
+        step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, as a CUDA graph
 
         if distributed.is_main_process():
             claim_folder(run, args.overwrite)
             print(describe(model, run, device, train, test))
-            # epoch 0; in a run that goes on, the pictures that a kill may have left undrawn
+            # epoch 0, or in a run that goes on the last one, whose pictures may be missing after a kill
             save(args.checkpoint, model, optimizer, run, test)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             start = time.perf_counter()  # a clock that never jumps
@@ -120,8 +121,8 @@ def train_epoch(network, step, train, epoch, settings):
     is the same whether or not the ones before it ran in this process.
     """
     network.train()
-    same_for_all = torch.Generator().manual_seed(mix_seed(settings.seed, epoch, 0))
-    order = torch.randperm(len(train.images), generator=same_for_all).to(train.images.device)
+    generator = torch.Generator().manual_seed(mix_seed(settings.seed, epoch, 0))  # the same on all ranks
+    order = torch.randperm(len(train.images), generator=generator).to(train.images.device)
     torch.manual_seed(mix_seed(settings.seed, epoch, 1 + distributed.get_rank()))
     steps = math.ceil(len(order) / settings.batch_size)
     beta = settings.beta
@@ -163,7 +164,7 @@ def loss_of_batch(network, x, y, beta, settings, generator=None):
     The labels y (B,) are for a network that is conditional on them, which ConvVAE is not.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits, mu, logvar, *z = network(x, generator)
+        logits, mu, logvar, *z = network(x, generator)  # z from ImportanceWeighted alone
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
     return vae_loss(logits, x, mu, logvar, beta)
@@ -171,12 +172,13 @@ def loss_of_batch(network, x, y, beta, settings, generator=None):
 
 @torch.no_grad()
 def mean_loss(network, split, settings):
-    """Mean ``(loss, bce, kld)`` over images that are not trained on, z sampled: the same draw every epoch."""
+    """Mean ``(loss, bce, kld)`` over images that are not trained on, with the same random z every epoch."""
     network.eval()
     distributed.broadcast_buffers(network)
     means = Means(split.images.device)
     size = max(1, EVAL_BATCH // settings.importance_samples)
     parts = enumerate(zip(batches(split.images, size), split.labels.split(size), strict=True))
+    # each rank takes its turn; the number of a batch, not the rank, seeds its z
     for number, (x, y) in itertools.islice(parts, distributed.get_rank(), None, distributed.get_world_size()):
         generator = torch.Generator(x.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
@@ -185,7 +187,10 @@ def mean_loss(network, split, settings):
 
 
 def learning_rate(step, total_steps, peak):
-    """Linear warm-up to ``peak``, then a cosine down to FINAL_LR of it at the last step."""
+    """Linear warm-up to ``peak``, then a cosine down to FINAL_LR of it at the last step.
+
+    A function of the step alone, so that a run that goes on has no scheduler's state to restore.
+    """
     warmup = min(WARMUP_STEPS, total_steps // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -205,7 +210,7 @@ def save(path, model, optimizer, run, test):
     """Write the checkpoint, then the pictures and metrics, which can be made again from it."""
     run.optimizer = optimizer_state(optimizer)
     save_checkpoint(path, model, run)
-    distributed.set_resumable()
+    distributed.set_resumable()  # for the processes that torchrun may start in place of dead ones
     generator = torch.Generator(test.images.device).manual_seed(run.settings.seed)
     (x,) = batches(test.images[:32], binarize=run.settings.binarize, generator=generator)
     save_reports(model, run, x)
@@ -238,5 +243,5 @@ def latent_mixture(model, train, settings):
 
 
 if __name__ == "__main__":
-    with user_errors("--batch-size", "--latent-dim", "--importance-samples"):
+    with user_errors(less_memory=["--batch-size", "--latent-dim", "--importance-samples"]):
         main()

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mixture import is_mixture
-from model import ConvVAE
+from model import RECON, ConvVAE
 from settings import DATASETS, Settings
 from support.errors import CheckpointError, UserError
 from support.files import short, write_file
@@ -56,17 +56,26 @@ def save_checkpoint(path, model, run):
 
     ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
     ``model``: its state dict, contiguous; ``args``: the Settings, but for those that ``config`` has;
-    ``source``, ``classes``, ``history`` and, where the run has them, ``id``, ``images``,
-    ``checksum``, ``out``, ``optimizer``, ``mixture``: as in Run.
+    ``recon``: the likelihood, as model.RECON; ``source``, ``classes``, ``history`` and, where the run
+    has them, ``id``, ``images``, ``checksum``, ``out``, ``optimizer``, ``mixture``: as in Run.
     Raises OSError if that fails; an earlier checkpoint is then still in place.
     """
     settings = asdict(run.settings)
+    missing = run.settings.network.keys() - model.config.keys()
+    if missing:
+        raise ValueError(f"ConvVAE's config lacks {', '.join(missing)}: no model could be rebuilt from it")
+    # plain numbers, whatever a column of metrics was made of: no other type could be loaded again
+    run.history = [
+        {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
+        for row in run.history
+    ]
     content = {
         "format": FORMAT,
         "version": VERSION,
         "config": model.config,
         "model": {name: value.contiguous() for name, value in model.state_dict().items()},
         "args": {name: value for name, value in settings.items() if name not in model.config},
+        "recon": RECON,
         "source": run.source,
         "classes": run.classes,
         "history": run.history,
@@ -142,6 +151,10 @@ def _read(path):
         raise CheckpointError(
             f"{path} has format version {content['version']} and this code reads {VERSION}: update the code"
         )
+    if content.get("recon", "BCE") != RECON:
+        raise CheckpointError(
+            f"{path} was trained with {content.get('recon', 'BCE')} and model.py has {RECON}: train again"
+        )
     # A stride of zero repeats a number: such a tensor claims more than the file holds.
     weights = content["model"].values()
     if not all(
@@ -212,13 +225,13 @@ def restore_optimizer(optimizer, run):
         return
     now, before = type(optimizer).__name__, run.optimizer.get("name", "MuonAdamW")
     if now != before:
-        raise UserError(f"this run was trained with {before}, and optimizer.py makes {now}: start a new run")
+        raise UserError(f"this run was trained with {before}, and this code makes {now}: start a new run")
     try:
-        # The run may have begun on another device, and how to step is a matter of this one.
+        # How to step is a matter of this device and of this code, and not of those that began the run.
         for group, saved in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
-            saved.update({name: group[name] for name in ("fused", "capturable") if name in group})
+            saved.update({name: value for name, value in group.items() if name != "params"})
         optimizer.load_state_dict(run.optimizer)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         raise UserError(
-            f"this run's {before} had other groups of weights than optimizer.py makes: start a new run"
+            f"this run's {before} had other groups of weights than this code makes: start a new run"
         ) from None

@@ -50,9 +50,13 @@ def generators(seed, device):
     return on_cpu, on_cpu if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
 
 
-def graphed(step, device):
-    """``step`` as a CUDA graph where a single process trains on a CUDA GPU, and elsewhere as it is."""
-    return GraphedStep(step) if device.type == "cuda" and not dist.is_initialized() else step
+def graphed(step, optimizer, device):
+    """``step`` as a CUDA graph where a single process trains on a CUDA GPU, and elsewhere as it is.
+
+    As it is, too, with an optimiser that was not made with ``capturable=True``.
+    """
+    capturable = all(group.get("capturable") for group in optimizer.param_groups)
+    return GraphedStep(step) if device.type == "cuda" and capturable and not dist.is_initialized() else step
 
 
 class GraphedStep:

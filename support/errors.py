@@ -24,10 +24,10 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def user_errors(*sizes):
+def user_errors(less_memory=()):
     """Turn what a user can cause into one line on stderr and a non-zero exit.
 
-    ``sizes``: the script's flags that make it need less memory.
+    ``less_memory``: the script's flags that, lowered, make it need less.
     """
     signal.signal(signal.SIGTERM, _terminate)
     _prepare_streams()
@@ -48,7 +48,7 @@ def user_errors(*sizes):
         # graph is recorded, the end of the recording fails, too, and what it raises has the cause as context.
         if not isinstance(error, MemoryError) and "allocate" not in f"{error} {error.__context__}":
             raise
-        advice = f"lower {' or '.join(sizes)}, or " if sizes else ""
+        advice = f"lower {' or '.join(less_memory)}, or " if less_memory else ""
         _leave(f"error: out of memory: {advice}take a machine or a --device with more of it", 1)
     except (KeyboardInterrupt, Terminated) as stop:
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT

@@ -154,5 +154,5 @@ def _hold_out(samples, root, name):
         below = Path(path).relative_to(root).parts
         own = "/".join([name, *(below[1:] or below)])
         digest = hashlib.blake2b(os.fsencode(own), digest_size=4).digest()
-        (held_out if int.from_bytes(digest) % 6 == 0 else kept).append((path, label))
+        (held_out if int.from_bytes(digest, "big") % 6 == 0 else kept).append((path, label))
     return kept, held_out

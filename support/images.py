@@ -12,16 +12,13 @@ from support.terminal import progress, warn
 
 PHOTO = 4  # times the model's side: enough to find a digit in a photograph, and too coarse for its noise
 LIGHT = 160  # a border lighter than this is paper
-MNIST_SIDE, MNIST_BOX = 28, 20  # MNIST's digits fill a box of 20 x 20 pixels in 28 x 28
-BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 FAINT = 0.25  # of the darkest ink: what is fainter is paper, in a photographed digit
 
 
 def read_images(paths, size, invert=False, center=False, skip_bad=False):
-    """The pictures in these files as read_image reads them.
+    """The pictures in these files: uint8 (N, 1, size, size), the numbers of their files, and their sizes.
 
-    Returns uint8 images (N, 1, size, size), the numbers of the files they are from, and the sizes
-    they had. With ``skip_bad`` files that cannot be read are left out and counted in a warning.
+    With ``skip_bad`` files that cannot be read are left out and counted in a warning.
     """
     images, kept, sizes, bad = [], [], [], []
     for number, path in enumerate(progress(paths, desc="reading", unit="img")):
@@ -29,14 +26,12 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False):
             image, shape = read_image(path, size, invert, center)
         except DataError as error:
             if not skip_bad:
-                raise DataError(
-                    f"{error}: mend it, or leave such files out: --skip-bad of train.py and encode.py"
-                ) from None
+                raise DataError(f"{error}: mend it, or see --skip-bad of train.py and encode.py") from None
             bad.append(error)
-        else:
-            images.append(image)
-            kept.append(number)
-            sizes.append(shape)
+            continue
+        images.append(image)
+        kept.append(number)
+        sizes.append(shape)
     if bad:
         warn(f"left out {len(bad):,} of {len(paths):,} files; {bad[0]}")
     stacked = torch.stack(images) if images else torch.empty(0, 1, size, size, dtype=torch.uint8)
@@ -46,8 +41,7 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False):
 def read_image(path, size, invert=False, center=False):
     """The picture in a file as a model wants it: uint8 (1, size, size), and the width and height it had.
 
-    Raises DataError, which names the file, if it is no picture, truncated, or so large that
-    Pillow takes it for a decompression bomb.
+    Raises DataError, which names the file, if Pillow cannot read it or takes it for a decompression bomb.
     """
     try:
         with _open(path, (PHOTO if center else 2) * size) as (image, shape):
@@ -56,8 +50,6 @@ def read_image(path, size, invert=False, center=False):
         raise
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = "no image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else reason
-        reason = "too many pixels: shrink it" if isinstance(error, BOMBS) else reason
         raise DataError(f"{path} cannot be read ({reason})") from None
     return pixels, shape
 
@@ -75,7 +67,7 @@ def prepare(image, size, invert=False, center=False):
     else:
         gray.thumbnail((PHOTO * size, PHOTO * size), Image.Resampling.BOX)  # means of many pixels each
         ink = _without_paper(gray)
-        small = _shrink(ink.crop(ink.getbbox()), round(size * MNIST_BOX / MNIST_SIDE))
+        small = _shrink(ink.crop(ink.getbbox()), round(size * 20 / 28))
         mass = np.asarray(small, float)
         total = max(mass.sum(), 1)  # a blank page has none
         x, y = (mass.sum(0) @ np.arange(small.width)) / total, (mass.sum(1) @ np.arange(small.height)) / total
@@ -118,14 +110,12 @@ def _to_gray(image, invert):
         values = np.nan_to_num(np.asarray(image, np.float32))
         top = 65_535 if image.mode != "F" else 1 if values.max() <= 1 else 255
         image = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
-    alpha = None
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
     gray = image.getchannel("L") if image.mode == "LAB" else image.convert("L")
     if invert:
         gray = ImageOps.invert(gray)
-    return gray if alpha is None else ImageChops.multiply(gray, alpha)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        gray = ImageChops.multiply(gray, image.convert("RGBA").getchannel("A"))
+    return gray
 
 
 def _shrink(gray, side):

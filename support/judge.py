@@ -13,12 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data import EVAL_BATCH, checksum, to_float
 from support.files import write_file
+from support.runs import checksum
 from support.terminal import progress, warn
 
-EPOCHS, BATCH, SEED = 3, 128, 0
-FEATURES = 128
+EPOCHS, BATCH = 3, 128
+KINDS = {  # of images that are judged: what they are called
+    "train": "training images",
+    "recon": "reconstructions",
+    "prior": "N(0, I)",
+    "mixture": "latent mixture",
+}
 
 
 class Judge(nn.Module):
@@ -35,10 +40,10 @@ class Judge(nn.Module):
             nn.ReLU(),
             nn.Flatten(),  # -> (B, 32 * 7 * 7)
             nn.Dropout(0.3),
-            nn.Linear(32 * (image_size // 4) ** 2, FEATURES),
+            nn.Linear(32 * (image_size // 4) ** 2, 128),
             nn.ReLU(),
         )
-        self.head = nn.Linear(FEATURES, classes)
+        self.head = nn.Linear(128, classes)
 
     def forward(self, x):
         h = self.features(x)
@@ -48,11 +53,10 @@ class Judge(nn.Module):
 def load_judge(folder, images, labels):
     """The judge of these images (N, 1, 28, 28) and labels (N,), trained and then kept in ``folder``.
 
-    There is one for each set of training images, since it must not have seen those it is
-    asked about.
+    Each set of training images has its own, since it must not have seen the images that it judges.
     """
     path = Path(folder) / f"judge-{checksum(images, labels):08x}.pt"
-    torch.manual_seed(SEED)  # the same judge whatever it is to judge: its first weights come from here
+    torch.manual_seed(0)  # the same judge whatever it is to judge: its first weights come from here
     judge = Judge(int(labels.max()) + 1, images.shape[-1]).to(images.device)
     try:
         judge.load_state_dict(torch.load(path, map_location=images.device, weights_only=True))
@@ -72,22 +76,20 @@ def train_judge(judge, images, labels):
     judge.train()
     labels = labels.to(images.device)
     optimizer = torch.optim.Adam(judge.parameters())
-    with progress(desc="training the judge", total=EPOCHS * len(images), unit="img", unit_scale=True) as bar:
-        for _ in range(EPOCHS):
-            for indices in torch.randperm(len(images)).to(images.device).split(BATCH):
-                x = to_float(images[indices])
-                loss = F.cross_entropy(judge(x)[1], labels[indices])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                bar.update(len(x))
+    for _ in progress(range(EPOCHS), desc="training the judge", unit="epoch"):
+        for indices in torch.randperm(len(images)).to(images.device).split(BATCH):
+            x = images[indices].float() / 255
+            loss = F.cross_entropy(judge(x)[1], labels[indices])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 @torch.no_grad()
 def assess(judge, images):
     """The judge's features (N, 128) and class probabilities (N, classes) of images in [0, 1], on the CPU."""
     device = next(judge.parameters()).device
-    parts = [judge(part.to(device)) for part in images.split(EVAL_BATCH)]
+    parts = [judge(part.to(device)) for part in images.split(1000)]
     features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     return features, logits.softmax(1)
 
@@ -107,7 +109,7 @@ def sample_numbers(judge, kinds, images, labels):
     """What the judge says of evaluate.py's kinds of images, beside real images and their labels (N,)."""
     real, probabilities = assess(judge, images)
     result = {"judge_accuracy": (probabilities.argmax(1) == labels).float().mean().item()}
-    for kind in ("train", "recon", "prior", "mixture"):
+    for kind in KINDS:
         features, probabilities = assess(judge, kinds[kind])
         seen = torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
         result[kind] = {
@@ -131,13 +133,7 @@ def sample_table(s, names, split):
         "                   Frechet distance   confidence     share of each class, %",
         " " * 51 + " ".join(f"{name:>{width}}" for name in names),
     ]
-    kinds = {
-        "train": "training images",
-        "recon": "reconstructions",
-        "prior": "N(0, I)",
-        "mixture": "latent mixture",
-    }
-    for key, name in kinds.items():
-        share = " ".join(f"{100 * value:{width}.1f}" for value in s[key]["share"])
-        lines.append(f"  {name:16} {s[key]['frechet']:12.2f} {s[key]['confidence']:16.1%}   {share}")
+    for kind, name in KINDS.items():
+        share = " ".join(f"{100 * value:{width}.1f}" for value in s[kind]["share"])
+        lines.append(f"  {name:16} {s[kind]['frechet']:12.2f} {s[kind]['confidence']:16.1%}   {share}")
     return "\n".join([*lines, f"  --digit D is seen as D {s['asked_for']:.1%} of the time"])

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from model import LOGVAR_RANGE
 from support.errors import UserError
 
-PARTS = ("encoder", "encoder_fc", "mu_head", "logvar_head", "decoder_fc", "decoder")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @torch.no_grad()
@@ -32,56 +32,51 @@ def network_layers(model, x):
     x (B, 1, H, W) are images to try them on: raises UserError if the network has other layers
     than those above, or if the lists do not do what the model does.
     """
-    if not all(isinstance(getattr(model, part, None), nn.Module) for part in PARTS):
-        raise UserError(f"the page knows networks of the parts {', '.join(PARTS)}, and this one has others")
+    inner = []  # shape of the maps that the decoder starts from: (C, H, W)
+    hook = model.decoder.register_forward_pre_hook(lambda _, inputs: inner.extend(inputs[0].shape[1:]))
     mu, logvar = model.encode(x)
-    maps = model.encoder(x[:1])[0]
-    inner = _input_shape(model.decoder, lambda: model.decode(mu[:1]))
+    decoded = model.decode(mu)
+    hook.remove()
+    channels, height, width = inner
+    to_vector = {"kind": "reshape", "shape": [1, 1, model.encoder(x[:1]).numel()]}
+    to_maps = {"kind": "reshape", "shape": [height, width, channels]}
     network = {
-        "encoder": [*_layers(model.encoder), _reshape(1, 1, maps.numel()), *_layers(model.encoder_fc)],
+        "encoder": [*_layers(model.encoder), to_vector, *_layers(model.encoder_fc)],
         "mu": _layers(model.mu_head),
         "logvar": _layers(model.logvar_head),
-        "decoder": [*_layers(model.decoder_fc), _reshape(*inner[1:], inner[0]), *_layers(model.decoder)],
+        "decoder": [*_layers(model.decoder_fc), to_maps, *_layers(model.decoder)],
     }
-    theirs, ours = (mu, logvar, model.decode(mu)), (*run_encoder(network, x), run_decoder(network, mu))
-    pairs = zip(theirs, ours, strict=True)
+    pairs = zip((mu, logvar, decoded), (*run_encoder(network, x), run_decoder(network, mu)), strict=True)
     if not all(a.shape == b.shape and torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in pairs):
-        raise UserError(
-            "the page's copy of the network does not do what the model does: encode() or decode_logits() in "
-            "model.py does something that is no layer, which support/layers.py would have to learn"
-        )
+        raise UserError("the list of layers does not do what the model does: teach it to support/layers.py")
     return network
 
 
-def _layers(module):
+def _layers(*modules):
+    """The list of layers that do what the modules do one after the other, in eval mode."""
     layers = []
-    _append(layers, module)
+    for module in modules:
+        if isinstance(module, nn.Sequential):
+            layers += _layers(*module)
+        elif isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats:
+            _append_batch_norm(layers, module)
+        elif isinstance(module, nn.Conv2d) and _is_plain(module):
+            layers.append(_convolution("conv", module, module.weight.permute(0, 2, 3, 1)))
+        elif isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
+            layers.append(_convolution("transposed", module, module.weight.permute(2, 3, 1, 0)))
+        elif isinstance(module, nn.Linear):
+            layers.append({"kind": "linear", "weight": module.weight, "bias": _bias(module)})
+        elif isinstance(module, nn.LeakyReLU):
+            layers.append({"kind": "leaky", "slope": module.negative_slope})
+        elif isinstance(module, nn.MaxPool2d) and module.padding == 0 and module.stride == module.kernel_size:
+            layers.append({"kind": "maxpool", "size": module.kernel_size})
+        elif isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
+            pass  # nothing, in eval mode
+        elif [name for name, _ in module.named_children()] == ["body"]:  # x + body(x), or the trial tells
+            layers.append({"kind": "residual", "body": _layers(module.body)})
+        else:
+            raise UserError(f"the page cannot run this layer of the network: {module}")
     return layers
-
-
-def _append(layers, module):
-    """Append to ``layers`` what ``module`` does in eval mode."""
-    if isinstance(module, nn.Sequential):
-        for child in module:
-            _append(layers, child)
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is not None:
-        _append_batch_norm(layers, module)
-    elif isinstance(module, nn.Conv2d) and _is_plain(module):
-        layers.append(_convolution("conv", module, module.weight.permute(0, 2, 3, 1)))
-    elif isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
-        layers.append(_convolution("transposed", module, module.weight.permute(2, 3, 1, 0)))
-    elif isinstance(module, nn.Linear):
-        layers.append({"kind": "linear", "weight": module.weight, "bias": _bias(module)})
-    elif isinstance(module, nn.LeakyReLU):
-        layers.append({"kind": "leaky", "slope": module.negative_slope})
-    elif isinstance(module, nn.MaxPool2d) and module.padding == 0 and module.stride == module.kernel_size:
-        layers.append({"kind": "maxpool", "size": module.kernel_size})
-    elif isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
-        pass  # nothing, in eval mode
-    elif [name for name, _ in module.named_children()] == ["body"]:  # x + body(x), or the trial tells
-        layers.append({"kind": "residual", "body": _layers(module.body)})
-    else:
-        raise UserError(f"the page cannot run this layer of the network: {module}")
 
 
 def _append_batch_norm(layers, module):
@@ -90,15 +85,12 @@ def _append_batch_norm(layers, module):
     One that stands before a convolution with zero padding cannot go into that: its shift would
     have to be absent at the border.
     """
-    scale = (module.running_var + module.eps).rsqrt()
-    scale = scale if module.weight is None else scale * module.weight
-    shift = -module.running_mean * scale
-    shift = shift if module.bias is None else shift + module.bias
+    scale = module.weight * (module.running_var + module.eps).rsqrt()
+    shift = module.bias - module.running_mean * scale
     before = layers[-1] if layers else {"kind": None}
     if before["kind"] in ("conv", "transposed", "linear"):
-        axis = 2 if before["kind"] == "transposed" else 0  # of the output's channels
-        per_output = scale.view([-1 if i == axis else 1 for i in range(before["weight"].ndim)])
-        before["weight"] = before["weight"] * per_output
+        output = 2 if before["kind"] == "transposed" else 0  # the axis of the output's channels
+        before["weight"] = (before["weight"].movedim(output, -1) * scale).movedim(-1, output)
         before["bias"] = before["bias"] * scale + shift
     else:
         layers.append({"kind": "scale", "scale": scale, "shift": shift})
@@ -125,19 +117,6 @@ def _bias(module):
     """The bias (out,), zeros where the module has none."""
     outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
     return torch.zeros(outputs) if module.bias is None else module.bias
-
-
-def _reshape(height, width, channels):
-    return {"kind": "reshape", "shape": [height, width, channels]}
-
-
-def _input_shape(module, call):
-    """The shape, without the batch, of what ``module`` is given when ``call`` is called."""
-    shapes = []
-    hook = module.register_forward_pre_hook(lambda _, inputs: shapes.append(list(inputs[0].shape[1:])))
-    call()
-    hook.remove()
-    return shapes[0]
 
 
 # What the page does with such lists, in torch: it is how the lists are tried, and defines them.

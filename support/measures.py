@@ -7,7 +7,6 @@ import torch.distributed as dist
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.nn import functional as F
 
-from data import EVAL_BATCH
 from importance import log_weights
 from model import kl_divergence, recon_loss
 from support.errors import UserError
@@ -81,10 +80,8 @@ def most_likely_class(mixture, z):
         validate_args=False,
     )
     share = mixture["share"].log()
-    parts = z.split(EVAL_BATCH)
-    return torch.cat(
-        [(density.log_prob(part[:, None]) + share).argmax(1) for part in parts]
-    )  # (N, C) -> (N,)
+    parts = [(density.log_prob(part[:, None]) + share).argmax(1) for part in z.split(1000)]  # (N, C) -> (N,)
+    return torch.cat(parts)
 
 
 def entropy(x):
@@ -104,30 +101,28 @@ def neighbor_accuracy(points, labels, queries=None, query_labels=None):
     """
     from sklearn.neighbors import NearestNeighbors  # here, not above: --help should not wait for it
 
-    others = len(points) if queries is not None else len(points) - 1
-    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, others), algorithm="brute").fit(points.numpy())
-    queried = queries.numpy() if queries is not None else None
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(points)), algorithm="brute").fit(points.numpy())
+    queried = None if queries is None else queries.numpy()
     nearest = torch.from_numpy(search.kneighbors(queried, return_distance=False))  # (M, 10)
     votes = F.one_hot(labels[nearest], int(labels.max()) + 1).sum(1)  # (M, classes)
     right = votes.argmax(1) == (labels if queries is None else query_labels)
     return right.double().mean().item()
 
 
-def check_differs(mu, path):
-    """Refuse mu (N, latent_dim) of which there is no map. Raises UserError, which names the model's path."""
-    if not mu.isfinite().all() or (mu == mu[0]).all():
-        raise UserError(f"{path} encodes every image as the same z, or none: train another model")
+def embed(mu, path, seed, perplexity=None, verbose=0):
+    """t-SNE of mu (N, latent_dim), made by the model at ``path``: (N, 2), on the CPU.
 
-
-def usual_perplexity(n):
-    """What t-SNE of n images usually takes, or what so few of them allow."""
-    return min(PERPLEXITY, (n - 1) / 3)
-
-
-def embed(mu, perplexity, seed, verbose=0):
-    """t-SNE of mu (N, latent_dim), on the CPU: (N, 2)."""
+    Raises UserError where there is no map, as of a single image.
+    """
     from sklearn.manifold import TSNE  # here, not above: --help should not wait for it
 
+    n = len(mu)
+    perplexity = perplexity or min(PERPLEXITY, (n - 1) / 3)
+    if n < 2 or perplexity >= n:
+        raise UserError(f"t-SNE needs at least 2 images and more than --perplexity of tsne.py: there are {n}")
+    if not mu.isfinite().all() or (mu == mu[0]).all():
+        raise UserError(f"{path} encodes every image as the same z, or none: train another model")
+    print(f"t-SNE of {n:,} test images, perplexity {perplexity:.3g}", flush=True)
     init = "pca" if min(mu.shape) > 1 else "random"
     tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1, verbose=verbose)
     return torch.from_numpy(tsne.fit_transform(mu.numpy()))

@@ -60,7 +60,7 @@ def report(row, settings):
 
 @torch.no_grad()
 def save_reports(model, run, x):
-    """The epoch's grids, of samples and of images x (N, 1, H, W) above their reconstructions, and all metrics."""
+    """The grids of an epoch, of samples and of images x above their reconstructions, and all metrics."""
     model.eval()
     out, epoch = Path(run.out), len(run.history)
     fixed = torch.Generator().manual_seed(run.settings.seed)  # the same z every epoch

@@ -5,6 +5,7 @@ import functools
 import inspect
 import re
 import shlex
+import zipfile
 import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ MARK = ".run"  # a file in the folder of a run, with the run's id
 def new_run(args, device, parent=None):
     """A run of the typed settings that has not begun, with ``parent``, one that its model was trained in."""
     path = args.checkpoint
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is there and no checkpoint: pass another --checkpoint")
     if path.exists() and not args.overwrite:
         raise UserError(
             f"{path} holds an earlier run: pass --resume to go on with it, --overwrite to replace it, "
@@ -52,8 +55,8 @@ def new_run(args, device, parent=None):
     return Run(settings, parent.source, parent.classes, out=out) if parent else Run(settings, out=out)
 
 
-def resume(run, args, device):
-    """Have the run go on as it began, but for its folder, precision and images, which may have moved."""
+def resume_run(run, args, device):
+    """The run as it goes on: as it began, but for its folder, precision and images, which may have moved."""
     if run.mixture is not None:
         raise UserError(
             f"{args.checkpoint} holds a finished run, nothing to resume: pass --overwrite to train anew"
@@ -67,8 +70,8 @@ def resume(run, args, device):
         before["precision"] = precision
     elif before["precision"] == "bf16" and pick_precision("auto", device) != "bf16":
         warn("this run is in bf16, which is many times slower than float32 here: --precision fp32 is not")
-    run.settings = Settings(**before)
-    run.out = str(args.out or run.out or Path("outputs") / args.checkpoint.stem)
+    out = str(args.out or run.out or Path("outputs") / args.checkpoint.stem)
+    return replace(run, settings=Settings(**before), out=out)
 
 
 def _moved(settings, typed):
@@ -80,10 +83,11 @@ def _moved(settings, typed):
 def _refuse_others(typed, settings, path):
     """Refuse typed settings that differ from those of the run at ``path``."""
     for name, value in typed.items():
-        if value != settings[name]:
-            flag = flag_of(name)
-            before = f"with {flag} {settings[name]}" if settings[name] != "" else f"without {flag}"
-            raise UserError(f"{path} was trained {before}, not {value}: leave {flag} out")
+        before, flag = settings[name], flag_of(name)
+        if value != before:
+            how = f"with {flag} {before}" if before not in ("", False) else f"without {flag}"
+            asked = "" if value is True else f", not {value}"
+            raise UserError(f"{path} was trained {how}{asked}: leave {flag} out, or start another run")
 
 
 # Its images
@@ -104,7 +108,7 @@ def check_images(run, train):
     elif run.checksum not in (None, content):
         differs = f"on {count:,} images and found others, or other labels"
     if differs:
-        raise UserError(f"this run trained {differs}: check {flag}")
+        raise UserError(f"the model was trained {differs}: check {flag}")
     counts = torch.bincount(train.labels, minlength=max(1, len(train.classes)))
     rarest = counts.argmin()
     if counts[rarest] < 2:
@@ -127,7 +131,7 @@ def checksum(images, labels):
 
 
 @contextlib.contextmanager
-def exclusive(run, path):
+def lock_checkpoint(run, path):
     """Keep other runs from the checkpoint at ``path``; a stop says what it holds by then and how to go on.
 
     The user can stop a run, also by piping its output into ``head``, and so can a full disk.

@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # before the tests hide them
 
 # Each of pytest-xdist's workers has its share of the cores, and so have the scripts that it starts.
-THREADS = max(1, os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
+share = max(1, os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(share)))
 torch.set_num_threads(THREADS)
 
 

@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT
 
 from model import ConvVAE
+from support.checkpoint import load_checkpoint
 
 README, CONTRIBUTING = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")
@@ -79,8 +80,8 @@ def copy(tmp_path):
     return copy
 
 
-def test_there_are_six_diffs_and_a_flag():
-    assert [file for file, _ in CHANGES] == ["settings.py", "train.py", *["model.py"] * 3, "train.py"]
+def test_there_are_seven_diffs_and_a_flag():
+    assert [file for file, _ in CHANGES] == ["settings.py", "train.py", *["model.py"] * 3, *["train.py"] * 2]
     assert "**Another size of z**: `python train.py --latent-dim 8`" in README
 
 
@@ -115,12 +116,7 @@ def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
 def test_new_setting_of_the_network_is_passed_on(copy, data_dir, tmp_path):
     """As settings.py says: a line there, and it is a flag, and reaches the model and the next one."""
     line = '+    hidden_dim: int = setting(512, "width of the hidden layers", "network", at_least=1)\n'
-    project = copy(
-        (
-            "settings.py",
-            f'     latent_dim: int = setting(16, "size of the latent z", "network", at_least=1)\n{line}',
-        )
-    )
+    project = copy(("settings.py", f"     {LATENT_DIM}\n{line}"))
     size = f"{sum(p.numel() for p in ConvVAE(hidden_dim=64).parameters()):,} parameters"
     assert size in train(project, data_dir, tmp_path, "--hidden-dim", 64)
     assert size in train(project, data_dir, tmp_path, *FROM_IT)
@@ -182,7 +178,7 @@ def path_to(project):
     return os.environ | {"PYTHONPATH": str(project)}
 
 
-ADAM = CHANGES[-1]
+ADAM, COLUMN = CHANGES[-2:]
 OPTIMIZERS = {
     "Adam": ADAM,
     "SGD": (ADAM[0], re.sub("Adam(.*)\\)", r"SGD\1, momentum=0.9)", ADAM[1])),
@@ -213,16 +209,44 @@ def test_run_of_another_optimizer_is_not_called_damaged(copy, stop, data_dir, tm
 
 
 def test_new_column_in_metrics(copy, stop, data_dir, tmp_path):
-    """The rows of the code before it have none; a run that began with them goes on."""
+    """The rows of the code before it have none; a run that began with them goes on. Of any type of number."""
     project = copy()
     stop(project)
-    text = (project / "train.py").read_text()
-    diff = "             run.history.append(row)\n+            run.history[-1]['lr'] = settings.lr\n"
-    (project / "train.py").write_text(apply(diff, text))
+    file, diff = COLUMN
+    text = apply(diff, (project / file).read_text())
+    (project / file).write_text(text.replace('optimizer.param_groups[0]["lr"]', "np.float64(0.25)"))
+    assert "np.float64(0.25)" in (project / file).read_text()
     train(project, data_dir, tmp_path, "--resume", epochs=())
     with open(tmp_path / "outputs" / "vae" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["lr"] for row in rows] == ["", "0.004"]
+    assert [row["lr"] for row in rows] == ["", "0.25"]
+    _, run = load_checkpoint(tmp_path / "checkpoints" / "vae.pt")
+    assert [row.get("lr") for row in run.history] == [None, 0.25]
+
+
+LATENT_DIM = 'latent_dim: int = setting(16, "size of the latent z", "network", at_least=1)'
+
+
+def test_setting_of_the_network_that_its_config_lacks_is_told_at_once(copy, data_dir, tmp_path):
+    """It would be lost when the model is loaded again."""
+    setting = '+    leak: float = setting(0.1, "slope below zero", "network", at_least=0)\n'
+    (signature,) = re.findall(r"    def __init__\(self, latent_dim.*(?=\):)", (ROOT / "model.py").read_text())
+    project = copy(
+        ("settings.py", f"     {LATENT_DIM}\n{setting}"),
+        ("model.py", f"-{signature}):\n+{signature}, leak=0.1):\n"),
+    )
+    command = [sys.executable, project / "train.py", "--device", "cpu", "--data-dir", data_dir]
+    result = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode != 0 and "config lacks leak" in result.stderr
+
+
+def test_model_of_another_likelihood_is_refused(copy, trained, data_dir, tmp_path):
+    gaussian = next(change for change in CHANGES if "Gaussian" in change[1])
+    project = copy(gaussian)
+    line = refused_by(project, data_dir, tmp_path, "evaluate", "--checkpoint", trained.checkpoint)
+    assert "trained with BCE and model.py has Gaussian" in line
 
 
 # A network that asks for more

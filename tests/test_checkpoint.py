@@ -74,13 +74,14 @@ def test_checkpoint_round_trip_is_exact(model, tmp_path):
     assert os.listdir(path.parent) == ["vae.pt"]
 
 
-def test_optimizer_of_another_device_steps_as_is_best_on_this_one(model):
+def test_optimizer_steps_as_this_device_and_this_code_have_it(model):
     """An MPS device fuses nothing, a CUDA GPU takes steps that a graph can hold: neither concerns a CPU."""
-    before, after = (make_optimizer(model, 0.01, 0.1) for _ in range(2))
+    before, after = make_optimizer(model, 0.01, 0.1), make_optimizer(model, 0.01, 0.1, betas=(0.5, 0.6))
     for number, group in enumerate(before.param_groups):
         group.update(fused=number % 2 == 0, capturable=number % 2 == 1)
     restore_optimizer(after, Run(Settings(), optimizer=before.state_dict()))
     assert all(group["fused"] and not group["capturable"] for group in after.param_groups)
+    assert {group["betas"] for group in after.param_groups} == {(0.5, 0.6)}  # edited since the run began
 
 
 def test_nothing_is_saved_twice(saved, model):

@@ -52,6 +52,11 @@ def test_another_shape_is_made_as_it_comes(recorded):
     assert value.item() == 2 and value is not step.outputs[0]
 
 
-def test_on_a_cpu_a_step_is_itself():
+@pytest.mark.parametrize(
+    "device, capturable, recorded", [("cpu", True, False), ("cuda", False, False), ("cuda", True, True)]
+)
+def test_steps_are_recorded_on_a_gpu_with_an_optimizer_that_can_be(device, capturable, recorded):
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], capturable=capturable)
     step = object()
-    assert graphed(step, torch.device("cpu")) is step
+    made = graphed(step, optimizer, torch.device(device))
+    assert isinstance(made, GraphedStep) if recorded else made is step

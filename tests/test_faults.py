@@ -375,6 +375,12 @@ def test_earlier_run_is_not_overwritten_by_accident(refused, trained):
     assert "--overwrite" in line and "--resume" in line
 
 
+def test_what_is_no_checkpoint_is_not_overwritten(refused, own_folder):
+    (own_folder / "thesis.txt").write_text("keep me")
+    assert "no checkpoint" in refused("train", "--checkpoint", "thesis.txt", "--overwrite")
+    assert (own_folder / "thesis.txt").read_text() == "keep me"
+
+
 def test_overwrite_starts_anew(call, unfinished, data_dir):
     path = unfinished()
     options = ("--overwrite", "--epochs", 1, "--latent-dim", 3, "--data-dir", data_dir)
