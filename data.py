@@ -26,6 +26,7 @@ class Split(NamedTuple):
     classes: list  # their names; empty, and all labels 0, where images have no classes
     source: str  # "full"; "sample" where MNIST's packaged digits stepped in; "folder"
     files: list | None = None  # the paths of a folder's images
+    notes: list = ()  # what was read and assumed, in words
 
     def to(self, device):
         return self._replace(images=self.images.to(device), labels=self.labels.to(device))

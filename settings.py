@@ -7,13 +7,39 @@ A new setting is one line here; in the group "network" it is an argument of Conv
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
+from typing import NamedTuple
 
-# name on the command line: (folder, which is torchvision's class of that name, names of the classes)
+
+class DataSet(NamedTuple):
+    """A data set in MNIST's format: IDX files of 28 x 28 images and of their labels, in DATA/folder/raw."""
+
+    folder: str  # also torchvision's name for it, which downloads it if it knows the name
+    classes: list  # their names, in the order of their labels
+    train: str = "train"  # how the names of its files begin: train-images-idx3-ubyte, …
+    test: str = "t10k"
+    transposed: bool = False  # the files have columns for rows
+    first_label: int = 0
+
+
+def emnist(split, classes, first_label=0):
+    """One of EMNIST's data sets, whose classes are as in torchvision, which calls it a split."""
+    return DataSet("EMNIST", classes, f"emnist-{split}-train", f"emnist-{split}-test", True, first_label)
+
+
+MERGED = [*digits, *ascii_uppercase, *"abdefghnqrt"]  # the other small letters count as capitals
 DATASETS = {
-    "mnist": ("MNIST", list("0123456789")),
-    "fashion-mnist": ("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
-                                       "sandal", "shirt", "sneaker", "bag", "boot"]),
-    "kmnist": ("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
+    "mnist": DataSet("MNIST", list("0123456789")),
+    "fashion-mnist": DataSet("FashionMNIST", ["t-shirt", "trouser", "pullover", "dress", "coat",
+                                              "sandal", "shirt", "sneaker", "bag", "boot"]),
+    "kmnist": DataSet("KMNIST", ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]),
+    "qmnist": DataSet("QMNIST", list(digits), train="qmnist-train", test="qmnist-test"),
+    "emnist-letters": emnist("letters", list(ascii_lowercase), first_label=1),  # of either case
+    "emnist-balanced": emnist("balanced", MERGED),
+    "emnist-bymerge": emnist("bymerge", MERGED),
+    "emnist-byclass": emnist("byclass", [*digits, *ascii_uppercase, *ascii_lowercase]),
+    "emnist-digits": emnist("digits", list(digits)),
+    "emnist-mnist": emnist("mnist", list(digits)),
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def main():
     with lock_checkpoint(run, args.checkpoint):
         with distributed.local_main_process_first():  # which may download: the others find it there
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
-        check_images(run, train)
+        check_images(run, train, test)
         train, test = train.to(device), test.to(device)
         model.to(device, memory_format=torch.channels_last)
         samples = settings.importance_samples  # z per image
@@ -91,7 +91,8 @@ def main():
 
         if distributed.is_main_process():
             claim_folder(run, args.overwrite)
-            print(describe(model, run, device, train, test))
+            print(describe(model, run, device, train, test), *train.notes, sep="
+")
             # epoch 0, or in a run that goes on the last one, whose pictures may be missing after a kill
             save(args.checkpoint, model, optimizer, run, test)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):

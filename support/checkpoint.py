@@ -189,7 +189,7 @@ def _run_in(content, config):
     run = Run(
         settings=settings,
         source=content["source"],
-        classes=content["classes"] if "classes" in content else DATASETS[settings.dataset][1],
+        classes=content["classes"] if "classes" in content else DATASETS[settings.dataset].classes,
         history=content["history"],
         **{name: content[name] for name in OPTIONAL if name in content},
     )

@@ -91,7 +91,7 @@ def image_folder(text):
 def add_settings(parser):
     """A flag for every setting, in groups. One that is not typed is not in the namespace, either."""
     own_types = {"dataset": data_set, "from_": lambda text: str(user_path(text))}
-    metavars = {"dataset": f"{{{','.join(DATASETS)},FOLDER}}", "from_": "CHECKPOINT"}
+    metavars = {"dataset": "NAME", "from_": "CHECKPOINT"}
     groups = {}
     for item in dataclasses.fields(Settings):
         group, bounds = item.metadata["group"], item.metadata["bounds"]
@@ -100,6 +100,8 @@ def add_settings(parser):
         if item.type is bool:
             options["action"] = "store_true"
         else:
+            if item.name == "dataset":
+                options["help"] = f"{', '.join(DATASETS)}, {options['help']}"
             options["help"] += f" (default: {item.default})" if item.default != "" else ""
             options["choices"] = bounds.get("choices")
             options["metavar"] = metavars.get(item.name) or {int: "N", float: "X"}.get(item.type)
@@ -152,12 +154,14 @@ def class_number(text, classes, flag):
     """The number of the class that ``text``, the value of ``flag``, names or numbers. Raises UserError."""
     if not classes:
         raise UserError(f"{flag} names classes, and this model's images have none: leave {flag} out")
-    names = [name.lower() for name in classes]
     numbers = [str(number) for number in range(len(classes))]
-    if text.lower() in names:
-        return names.index(text.lower())
-    if text in numbers and not set(names) & set(numbers):  # else a number is a name, or none
+    if text in classes:
+        return classes.index(text)
+    in_any_case = [number for number, name in enumerate(classes) if name.lower() == text.lower()]
+    if len(in_any_case) == 1:
+        return in_any_case[0]
+    if text in numbers and not set(classes) & set(numbers):  # else a number is a name, or none
         return numbers.index(text)
-    choices = [f"0 to {numbers[-1]}"] if names == numbers or not set(names) & set(numbers) else []
-    choices += [listed(classes)] if names != numbers else []
+    choices = [f"0 to {numbers[-1]}"] if classes == numbers or not set(classes) & set(numbers) else []
+    choices += [listed(classes)] if classes != numbers else []
     raise UserError(f"{flag} {text} is not one of {' or of '.join(choices)}")

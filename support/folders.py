@@ -1,158 +1,263 @@
-"""A folder of your own images as a data set: read once, into the same tensors as any other.
+"""A folder of your own images as a data set: which files it has, of which class and split.
 
     FOLDER/<class>/*                                  about a sixth of them is held out to test on
-    FOLDER/train/<class>/*  FOLDER/test/<class>/*     the two halves as they are
+    FOLDER/train/<class>/*  FOLDER/test/<class>/*     the halves as they are, and val as what it is
     FOLDER/*                                          images without classes
 
-The classes are torchvision's ImageFolder's, in alphabetical order. Images may be of any size
-and mode: they become gray, square and as small as the model's, light ink on black paper (0).
+The halves may be called Training, testSet and the like, and a folder that holds a single folder of
+folders is passed through. Hidden files and thumbnails are no images, a link is followed to what was
+not met before, and the names of classes are brought into one form of Unicode.
 """
 
 import hashlib
 import os
+import re
+import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from support.errors import DataError
-from support.images import blank, read_images
-from support.terminal import warn
+from support.images import EXTENSIONS, read_images
+from support.terminal import listed, warn
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
+HALVES = {
+    "train": ("train", "training", "trainset", "trainingset"),
+    "test": ("test", "testing", "testset", "testingset"),
+    "validation": ("val", "valid", "validation", "valset", "validationset"),
+}
+THUMBNAILS = ("@eadir", "__macosx", "thumbs.db", "desktop.ini")  # not hidden by their names, and nobody's own
+LAYOUTS = "FOLDER/<class>/*, FOLDER/train/<class>/* and FOLDER/test/<class>/*, or FOLDER/*"
 
 
 def load_folder(settings, split):
     """One split of the folder ``settings.dataset``, as the fields of data.Split. Raises DataError."""
     folder = Path(settings.dataset)
-    samples, classes = _choose(folder, split, settings.validate)
-    paths = [path for path, _ in samples]
-    images, kept, _ = read_images(paths, settings.image_size, settings.invert, skip_bad=settings.skip_bad)
-    if len(images) == 0:
-        raise DataError(f"{folder} has no image to {'train' if split == 'train' else 'test'} on: add some")
-    if blank(images).all():
-        advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
-        raise DataError(f"the images of {folder} are blank, all of them: {advice}")
-    labels = torch.tensor([samples[number][1] for number in kept])
-    return images, labels, classes, "folder", [paths[number] for number in kept]
-
-
-def image_files(folder):
-    """The paths of all files under a folder that are images by their names, sorted."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name[0] != ".")
-    others = [path for path in files if not _is_image(path)]
-    if others:
-        warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
-    return [str(path) for path in files if _is_image(path)]
-
-
-# Which images there are: samples are pairs (path, label)
-
-
-def _choose(folder, split, validate):
-    """The samples of one split of the folder, in an order that mixes the classes, and the classes' names."""
     if not folder.is_dir():
         raise DataError(
             f"there is no folder {folder}: say with --images (to train.py with --dataset) where it is now"
         )
-    root, test_root = _halves(folder)
-    samples, classes = _find(root)
-    counts = torch.bincount(torch.tensor([label for _, label in samples], dtype=int), minlength=len(classes))
-    for name, count in zip(classes, counts.tolist(), strict=False):
+    splits, classes = find_splits(folder, settings.validate)
+    samples = splits[split]
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    samples = [samples[number] for number in order.tolist()]  # the classes mixed
+    paths = [path for path, _ in samples]
+    every = sorted({path for own in splits.values() for path, _ in own})
+    images, kept, notes = read_images(
+        paths, settings.image_size, settings.invert, skip_bad=settings.skip_bad, alike=every
+    )
+    if len(images) == 0:
+        raise DataError(f"{folder} has no image to {'train' if split == 'train' else 'test'} on: add some")
+    labels = torch.tensor([samples[number][1] for number in kept])
+    if classes:
+        counts = torch.bincount(labels, minlength=len(classes)).tolist()
+        named = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)]
+        notes = [f"{len(classes)} class{'es' * (len(classes) > 1)}: {listed(named)}", *notes]
+    return images, labels, classes, "folder", [paths[number] for number in kept], notes
+
+
+def image_files(folder):
+    """The paths of all images under a folder, sorted."""
+    others = []
+    files = sorted(_images_under(Path(folder), set(), others))
+    if others:
+        warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
+    return files
+
+
+# The splits: samples are pairs (path, label)
+
+
+def find_splits(folder, validate):
+    """The samples of each split, {"train", "test", "validation"}, and the names of the classes."""
+    root = _unwrap(folder)
+    halves = _find_halves(root)
+    seen = {os.path.realpath(root)}
+    train, classes = _find_samples(halves["train"], seen)
+    for number, name in enumerate(classes):
+        count = sum(label == number for _, label in train)
         if count < 2:
             found = ("no images", "a single image")[count]
-            raise DataError(f"{root / name} has {found}, and a class needs several: add some, or remove it")
-    ignored = set(_class_names(folder)) - {"train", "test"} if root != folder else ()
-    if ignored:
-        warn(f"left out {', '.join(sorted(ignored))} of {folder}, which has train for its classes")
-    if test_root:
-        tests, test_classes = _find(test_root)
-        if classes and not test_classes:
             raise DataError(
-                f"{test_root} has images of no class, unlike {root}: sort them into class folders"
+                f"{halves['train'] / name} has {found}, and a class needs several: add some, or remove it"
             )
-        for name in set(test_classes) - set(classes):
-            raise DataError(f"{test_root / name} is a class that {root} lacks: take it away, or add it there")
-        tests = [(path, classes.index(test_classes[label]) if classes else 0) for path, label in tests]
+    if "test" in halves:
+        test = _of_classes(halves["test"], halves["train"], classes, seen)
     else:
-        samples, tests = _hold_out(samples, root, "test")
-    parts = {"train": samples, "test": tests}
-    if validate or split == "validation":
-        parts["train"], parts["validation"] = _hold_out(samples, root, "validation")
-    chosen = parts[split]
-    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
-    return [chosen[number] for number in order.tolist()], classes
-
-
-def _halves(folder):
-    """Where the images to train on and those to test on are; None for the latter if there are none."""
-    names = _class_names(folder)
-    if "train" in names and ("test" in names or _class_names(folder / "train")):
-        return folder / "train", folder / "test" if "test" in names else None
-    return folder, None
-
-
-def _class_names(folder):
-    """The names of the sub-folders, sorted, hidden ones aside."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
-
-
-def _find(root):
-    """All samples under a folder of class folders or of images, and the names of the classes."""
-    from torchvision.datasets import ImageFolder  # here, not above: it takes a second to import
-
-    others = []
-
-    def is_image(path):
-        if not _is_image(path) and Path(path).name[0] != ".":
-            others.append(path)
-        return _is_image(path)
-
-    classes = _class_names(root)
-    _check_names(root, classes)
-    own = sorted(entry.path for entry in os.scandir(root) if entry.is_file())
-    if classes:
-        others += [path for path in own if is_image(path)]  # beside the class folders: of no class
-        numbers = {name: number for number, name in enumerate(classes)}
-        samples = ImageFolder.make_dataset(str(root), numbers, is_valid_file=is_image, allow_empty=True)
+        train, test = _hold_out(train, halves["train"], "test")
+    if "validation" in halves:
+        validation = _of_classes(halves["validation"], halves["train"], classes, seen)
+        if not validate:
+            warn(f"left out {halves['validation']}, which is for --validate")
     else:
-        samples = [(path, 0) for path in own if is_image(path)]
-    if not samples:
-        raise DataError(f"{root} has no images, nor class folders with images ({', '.join(EXTENSIONS)})")
+        kept, validation = _hold_out(train, halves["train"], "validation")
+        train = kept if validate else train
+    return {"train": train, "test": test, "validation": validation}, classes
+
+
+def _unwrap(folder, half=None):
+    """The folder itself, or what it wraps: the one folder in it, where this holds folders alone.
+
+    As in archive/train, or in train/train, the half of that name.
+    """
+    here = _look(folder)
+    if here.images or len(here.folders) != 1:
+        return folder
+    inner = _look(here.folders[0])
+    wraps = inner.folders and not inner.images
+    if not wraps and (half is None or _half_of(here.folders[0].name) != half):
+        return folder
+    return _unwrap(here.folders[0], half)
+
+
+def _find_halves(root):
+    """The folders of the halves that ``root`` has; it is "train" itself where it has none."""
+    here, found = _look(root), {}
+    for folder in here.folders:
+        half = _half_of(folder.name)
+        if half in found:
+            raise DataError(f"{found[half]} and {folder} are one half by their names: keep one of them")
+        if half:
+            found[half] = folder
+    if "train" not in found:
+        for half, folder in found.items():
+            if not _look(folder).images:
+                raise DataError(
+                    f"{folder} is no class, and {root} has no train for this {half}: use {LAYOUTS}"
+                )
+        return {"train": root}
+    if not _look(found["train"]).folders and (len(found) == 1 or len(found) < len(here.folders)):
+        return {"train": root}  # a class that is called train, among others
+    others = [folder.name for folder in here.folders if folder not in found.values()]
     if others:
-        warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
-    return samples, classes
+        warn(f"left out {', '.join(others)} of {root}, which has {found['train'].name} for its classes")
+    return {half: _unwrap(folder, half) for half, folder in found.items()}
 
 
-def _is_image(path):
-    """Whether a file is an image by its name."""
-    path = Path(path)
-    return path.suffix.lower() in EXTENSIONS and path.name[0] != "."
+def _half_of(name):
+    """The half that a folder's name stands for, or None."""
+    letters = re.sub("[^a-z]", "", name.lower())
+    return next((half for half, names in HALVES.items() if letters in names), None)
 
 
-def _check_names(root, classes):
-    """Refuse class folders that cannot be read, or whose names cannot be told apart or written."""
-    seen = {}
-    for name in classes:
-        if not name.isprintable():  # which what is not UTF-8 is not, either
-            raise DataError(f"{str(root / name)!a} has a name that is not printable text: rename it")
-        if name.casefold() in seen:
-            raise DataError(
-                f"the classes {seen[name.casefold()]} and {name} of {root} differ in case only: rename one"
-            )
-        seen[name.casefold()] = name
-        if not os.access(root / name, os.R_OK | os.X_OK):
-            raise DataError(f"{root / name} may not be read: change its permissions")
+def _of_classes(folder, train, classes, seen):
+    """The samples of another half than ``train``, with the labels of its classes."""
+    samples, names = _find_samples(folder, seen)
+    if classes and not names:
+        raise DataError(f"{folder} has images of no class, unlike {train}: sort them into class folders")
+    for name in names:
+        if name not in classes:
+            raise DataError(f"{folder / name} is a class that {train} lacks: take it away, or add it there")
+    if set(classes) - set(names):
+        warn(f"{folder} has no images of {listed(sorted(set(classes) - set(names)))}")
+    return [(path, classes.index(names[label]) if classes else 0) for path, label in samples]
 
 
 def _hold_out(samples, root, name):
     """The samples in two lists: those to keep, and about a sixth of them, held out under this name.
 
-    Each is chosen by a hash of its path below its class's folder, so that images added later move no other.
+    Each is chosen by a hash of its path, so that images added later move no other; of very few, two are.
     """
-    kept, held_out = [], []
-    for path, label in samples:
-        below = Path(path).relative_to(root).parts
-        own = "/".join([name, *(below[1:] or below)])
-        digest = hashlib.blake2b(os.fsencode(own), digest_size=4).digest()
-        (held_out if int.from_bytes(digest, "big") % 6 == 0 else kept).append((path, label))
-    return kept, held_out
+
+    def share(sample):
+        path = unicodedata.normalize("NFC", Path(sample[0]).relative_to(root).as_posix())
+        digest = hashlib.blake2b(os.fsencode(f"{name}/{path}"), digest_size=4).digest()
+        return int.from_bytes(digest, "big") / 2**32
+
+    shares = [share(sample) for sample in samples]
+    limit = max([1 / 6, *sorted(shares)[1:2]])
+    kept = [sample for sample, own in zip(samples, shares, strict=True) if own > limit]
+    return kept, [sample for sample, own in zip(samples, shares, strict=True) if own <= limit]
+
+
+def _find_samples(root, seen):
+    """All samples under a folder of class folders or of images, and the names of the classes."""
+    here, others = _look(root), []
+    nested = [folder for folder in here.folders if not _look(folder).images and _look(folder).folders]
+    if nested and len(nested) == len(here.folders):
+        raise DataError(
+            f"{root} has folders of folders, {nested[0].name} among them, and no class: use {LAYOUTS}"
+        )
+    if nested:
+        warn(f"left out {listed([folder.name for folder in nested])} of {root}: no image is right in them")
+    folders = [folder for folder in here.folders if folder not in nested]
+    classes = _class_names(root, folders)
+    samples = []
+    for label, folder in enumerate(folders):
+        samples += [(path, label) for path in _images_under(folder, seen, others)]
+    if folders:
+        others += here.images  # beside the class folders: of no class
+    else:
+        samples = [(path, 0) for path in _images_under(root, seen - {os.path.realpath(root)}, others)]
+    if not samples:
+        raise DataError(f"{root} has no images, nor class folders with images ({', '.join(EXTENSIONS)})")
+    if others or here.others:
+        others += here.others if folders else []
+        warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
+    return samples, classes
+
+
+def _class_names(root, folders):
+    """The classes' names. Refuses what cannot be read, told apart or written."""
+    seen, names = {}, []
+    for folder in folders:
+        name = unicodedata.normalize("NFC", folder.name)
+        if not name.isprintable():  # which what is not UTF-8 is not, either
+            raise DataError(f"{str(folder)!a} has a name that is not printable text: rename it")
+        if name.casefold() in seen:
+            raise DataError(
+                f"the classes {seen[name.casefold()]} and {name} of {root} differ only in case or Unicode "
+                "form: rename one"
+            )
+        seen[name.casefold()] = name
+        names.append(name)
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise DataError(f"{folder} may not be read: change its permissions")
+    return names
+
+
+# Files
+
+
+class _Listing(NamedTuple):
+    """What is right in a folder, sorted, hidden names and thumbnails aside."""
+
+    folders: list
+    images: list
+    others: list
+
+
+def _look(folder):
+    listing = _Listing([], [], [])
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if entry.name.startswith(".") or entry.name.lower() in THUMBNAILS:
+            continue
+        if entry.is_dir():
+            listing.folders.append(path)
+        elif path.suffix.lower() not in EXTENSIONS:
+            listing.others.append(str(path))
+        elif not path.exists():
+            raise DataError(f"{path} is a link to nowhere: mend it, or take it away")
+        elif entry.is_file():  # and no pipe
+            listing.images.append(str(path))
+    return listing
+
+
+def _images_under(folder, seen, others):
+    """The images in a folder and those below, each file once by its real path; adds to seen and others."""
+    real = os.path.realpath(folder)
+    if real in seen:  # by a link that leads back up
+        return []
+    seen.add(real)
+    here = _look(folder)
+    others += here.others
+    images = []
+    for path in here.images:
+        if os.path.realpath(path) not in seen:
+            seen.add(os.path.realpath(path))
+            images.append(path)
+    for inner in here.folders:
+        images += _images_under(inner, seen, others)
+    return images

@@ -18,7 +18,7 @@ from support.device import pick_precision
 from support.errors import Terminated, UserError
 from support.files import check_outputs, locked, short, write_file
 from support.flags import flag_of, typed_settings
-from support.images import looks_light
+from support.images import needs_inverting
 from support.terminal import CHECKPOINT, warn
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
@@ -93,8 +93,10 @@ def _refuse_others(typed, settings, path):
 # Its images
 
 
-def check_images(run, train):
+def check_images(run, train, test):
     """See that a run goes on with the training split that it began with; a new one takes note of it.
+
+    Tells of images of one's own that look inverted, or stand in both splits.
 
     Raises UserError, also where the run could not be finished: the mixture needs two images of each class.
     """
@@ -117,8 +119,17 @@ def check_images(run, train):
             f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
             f"check {flag}"
         )
-    if train.files and not run.source and not run.settings.invert and looks_light(train.files[:100]):
+    if train.files and not run.source and not run.settings.invert and needs_inverting(train.files[:100]):
         warn("these look like dark ink on light paper: start again with --invert to have it the other way")
+    if train.files:
+        known = {image.numpy().tobytes() for image in train.images}
+        twice = [
+            file
+            for image, file in zip(test.images, test.files, strict=True)
+            if image.numpy().tobytes() in known
+        ]
+        if twice:
+            warn(f"{len(twice):,} of the test images are among the training images, {twice[0]} for one")
     run.source, run.classes, run.images, run.checksum = train.source, train.classes, count, content
 
 

@@ -88,7 +88,7 @@ def test_there_are_seven_diffs_and_a_flag():
 def test_another_data_set_is_trained_on_by_its_name(copy, write_data, tmp_path):
     change = CHANGES[0]
     project = copy(change)
-    name, folder = re.search(r'\+ +"([\w-]+)": \("(\w+)"', change[1]).groups()
+    name, folder = re.search(r'\+ +"([\w-]+)": DataSet\("(\w+)"', change[1]).groups()
     out = train(project, write_data(tmp_path / "data", folder), tmp_path, "--dataset", name)
     assert f"{name} (full), 300 training and 100 test images" in out
 

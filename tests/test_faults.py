@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+import zlib
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from PIL import Image
 
 import train
 from model import ConvVAE
-from support import runs
+from support import idx, runs
 from support.checkpoint import load_checkpoint, save_checkpoint
 from support.device import pick_device
 from support.errors import Terminated, user_errors
@@ -54,7 +55,7 @@ BAD_ARGUMENTS = [
     ("train", "--move-epochs", ("-1", "1.5", "half")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
-    ("train", "--dataset", ("cifar",)),
+    ("train", "--dataset", ("cifar", "emnist", "")),
     ("generate", "--n", ("0", "-1", "x")),
     ("generate", "--nrow", ("0",)),
     ("generate", "--temperature", ("0", "nan")),
@@ -272,6 +273,23 @@ def test_corrupt_data(refused, write_data, own_folder, script):
     assert name in refused(script, "--data-dir", "data")
 
 
+def test_data_that_count_from_one(refused, write_data, own_folder):
+    path = write_data(own_folder / "data") / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes(label + 1 for label in content[8:]))
+    line = refused("train", "--data-dir", "data")
+    assert "labels from 1 to 10" in line and "first_label" in line
+
+
+@pytest.mark.parametrize("script", DATA_READERS)
+def test_data_of_another_data_set(refused, monkeypatch, script, digits):
+    """Fashion-MNIST's files have the names of MNIST's."""
+    known = {zlib.crc32(digits.test[0].tobytes()): "fashion-mnist", 0: "mnist"}
+    monkeypatch.setattr(idx, "CHECKSUMS", known)
+    line = refused(script)
+    assert "holds fashion-mnist's images" in line and "--dataset fashion-mnist" in line
+
+
 @pytest.mark.parametrize("left", [0, 1])
 def test_class_too_rare_for_the_latent_mixture(refused, write_data, own_folder, left):
     """Found before the training, not after it."""
@@ -314,7 +332,7 @@ def test_held_out_images_of_another_data_set(refused, stopped):
     assert "--data-dir" in refused("evaluate", "--checkpoint", "held-out.pt", "--data-dir", "nowhere")
 
 
-@pytest.mark.parametrize("dataset", ["fashion-mnist", "kmnist"])
+@pytest.mark.parametrize("dataset", ["fashion-mnist", "kmnist", "qmnist", "emnist-letters"])
 def test_no_network(refused, dataset):
     line = refused("train", "--dataset", dataset)
     assert dataset in line and "network" in line and "--data-dir" in line

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ from settings import DATASETS, Settings
 from support import flags, folders
 from support.checkpoint import Run, load_checkpoint, save_checkpoint
 from support.errors import CheckpointError, DataError, UserError
-from support.images import looks_light, prepare, read_image
+from support.images import needs_inverting, prepare, read_image, read_images
 from support.pictures import palette
 
 
@@ -26,12 +27,12 @@ from support.pictures import palette
 def write_folder(digits):
     """A function that writes digits as PNGs in a folder for each name, or in one; returns the folder."""
 
-    def write_folder(folder, names, change=lambda image: image, half="train"):
+    def write_folder(folder, names, change=lambda image: image, half="train", suffix="png"):
         images, labels = digits.train if half == "train" else digits.test
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             own = folder / names[i % len(names) if len(names) != 10 else label] if names else folder
             own.mkdir(parents=True, exist_ok=True)
-            change(Image.fromarray(image)).save(own / f"{i:03d}.png")
+            change(Image.fromarray(image)).save(own / f"{i:03d}.{suffix}")
         return folder
 
     return write_folder
@@ -105,12 +106,111 @@ def test_images_that_come_and_go_move_no_other(write_folder, tmp_path):
     assert len(after) == 300 and {before[name] == after[name] for name in before.keys() & after} == {True}
 
 
-def test_folder_with_a_half_to_train_on_alone(write_folder, tmp_path, capsys):
-    write_folder(tmp_path / "train", ["a", "b", "c"])
-    (tmp_path / "val").mkdir()
+HALVES = [
+    ("train", "test"),
+    ("Train", "TEST"),
+    ("training", "testing"),
+    ("trainingSet/trainingSet", "testSet/testSet"),
+    ("train/train", "test/test"),
+    ("archive/mnist_png/training", "archive/mnist_png/testing"),
+]
+
+
+@pytest.mark.parametrize("train, test", HALVES)
+def test_halves_by_other_names(write_folder, tmp_path, train, test):
+    write_folder(tmp_path / train, TEN)
+    write_folder(tmp_path / test, TEN, half="test")
+    splits = [load_folder(settings(tmp_path), split) for split in ("train", "test")]
+    assert [len(split.images) for split in splits] == [300, 100]
+    assert [split.classes for split in splits] == [TEN, TEN]
+    assert splits[0].notes[0].startswith("10 classes: class a 30, class b 30, ")
+
+
+def test_halves_without_classes_and_a_class_that_is_called_train(write_folder, tmp_path):
+    write_folder(tmp_path / "halves" / "Training", [])
+    write_folder(tmp_path / "halves" / "Testing", [], half="test")
+    assert [len(load_folder(settings(tmp_path / "halves"), split).images) for split in ("train", "test")] == [
+        300,
+        100,
+    ]
+    folder = write_folder(tmp_path / "vehicles", ["car", "plane", "train"])
+    assert load_folder(settings(folder), "train").classes == ["car", "plane", "train"]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+def test_validation_half_is_what_its_name_says(write_folder, tmp_path, capsys, name):
+    write_folder(tmp_path / "train", ["a", "b"])
+    write_folder(tmp_path / name, ["a", "b"], half="test")
     split = load_folder(settings(tmp_path), "train")
-    assert split.classes == ["a", "b", "c"] and len(split.images) < 300
-    assert "left out val" in capsys.readouterr().err
+    assert (
+        split.classes == ["a", "b"]
+        and len(split.images) + len(load_folder(settings(tmp_path), "test").images) == 300
+    )
+    assert f"left out {tmp_path / name}, which is for --validate" in capsys.readouterr().err
+    validating = settings(tmp_path, validate=True)
+    assert len(load_folder(validating, "validation").images) == 100
+    assert load_folder(validating, "train").files == split.files
+
+
+def test_folders_of_folders_are_no_classes(write_folder, tmp_path, capsys):
+    write_folder(tmp_path / "letters" / "greek", ["alpha", "beta"])
+    write_folder(tmp_path / "letters" / "latin", ["a", "b"])
+    with pytest.raises(
+        DataError, match=r"folders of folders, greek among them, and no class: use FOLDER/<class>"
+    ):
+        load_folder(settings(tmp_path / "letters"), "train")
+    write_folder(tmp_path / "letters", ["cats", "dogs"])
+    assert load_folder(settings(tmp_path / "letters"), "train").classes == ["cats", "dogs"]
+    assert "left out greek, latin" in capsys.readouterr().err
+    (tmp_path / "two" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "two" / "training" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="are one half by their names: keep one"):
+        load_folder(settings(tmp_path / "two"), "train")
+
+
+def test_hidden_folders_and_thumbnails_are_no_images(write_folder, tmp_path):
+    """Jupyter's, a Mac's and a Synology's, inside the classes."""
+    folder = write_folder(tmp_path, ["a", "b"])
+    for name in (".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX"):
+        (folder / "a" / name).mkdir()
+        for file in list((folder / "a").glob("*.png"))[:9]:
+            (folder / "a" / name / file.name).write_bytes(file.read_bytes())
+    (folder / "b" / "._000.png").write_bytes(b"a Mac's")
+    splits = [load_folder(settings(folder), split) for split in ("train", "test")]
+    assert sum(len(split.images) for split in splits) == 300
+    assert len(folders.image_files(folder)) == 300
+
+
+def test_every_file_is_read_once_whatever_links_there_are(write_folder, tmp_path):
+    folder = write_folder(tmp_path / "own", ["a", "b"])
+    (folder / "a" / "again").symlink_to("..")
+    (folder / "b" / "twice.png").symlink_to("001.png")
+    elsewhere = write_folder(tmp_path / "elsewhere", [])
+    (folder / "c").symlink_to(elsewhere)  # a class that is a link is one
+    splits = [load_folder(settings(folder), split) for split in ("train", "test")]
+    assert splits[0].classes == ["a", "b", "c"] and sum(len(split.images) for split in splits) == 600
+    assert len(folders.image_files(folder)) == 600
+
+
+@pytest.mark.parametrize("names", [[], ["a", "b"]])
+def test_link_to_nowhere_is_named(write_folder, tmp_path, names):
+    folder = write_folder(tmp_path, names)
+    (folder / (names[0] if names else "") / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png is a link to nowhere"):
+        load_folder(settings(folder), "train")
+
+
+def test_names_in_both_forms_of_unicode(write_folder, tmp_path):
+    """A Mac stores accents apart from their letters."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write_folder(tmp_path / "own" / "train", [apart, "x"])
+    write_folder(tmp_path / "own" / "test", [composed, "x"], half="test")
+    assert load_folder(settings(tmp_path / "own"), "test").classes == [composed, "x"]
+    folder = write_folder(tmp_path / "both", [apart, composed])
+    if len(list(folder.iterdir())) < 2:
+        pytest.skip("this file system does not tell them apart")
+    with pytest.raises(DataError, match="Unicode form"):
+        load_folder(settings(folder), "train")
 
 
 def test_images_without_classes(write_folder, tmp_path):
@@ -200,7 +300,7 @@ def test_photographs_stand_upright_and_large_jpegs_are_as_good_as_small_ones(tmp
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
     digit.rotate(90).resize((1400, 1400), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", exif=exif)
-    pixels, size = read_image(tmp_path / "a.jpg", 28)
+    (pixels,), size, _ = read_image(tmp_path / "a.jpg", 28)
     assert size == (1400, 1400)
     assert (pixels[0].int() - torch.from_numpy(np.array(digit)).int()).abs().float().mean() < 4
 
@@ -242,6 +342,124 @@ def test_centering_a_blank_page_is_blank():
     assert prepare(Image.new("L", (90, 60), 200), 28, center=True).max() == 0
 
 
+LEVELS = {
+    "0 and 1": (
+        lambda a: (a > 127).astype(np.uint8),
+        lambda a: 255 * (a > 127),
+        "8-bit pictures 0 is taken for black and 1",
+    ),
+    "0 to 16": (
+        lambda a: (a / 255 * 16).round().astype(np.uint8),
+        None,
+        "0 is taken for black and 16 for white",
+    ),
+    "8 bits in 16": (
+        lambda a: a.astype(np.uint16),
+        None,
+        "integer pictures 0 is taken for black and 255 for white",
+    ),
+    "10 bits in 16": (lambda a: a.astype(np.uint16) * 4, None, "and 1023 for white"),
+    "12 bits in 16": (lambda a: a.astype(np.uint16) * 16, None, "and 4095 for white"),
+    "16 bits": (lambda a: a.astype(np.uint16) * 257, None, "and 6.554e+04 for white"),
+    "8 bits in 32": (lambda a: a.astype(np.int32), None, "and 255 for white"),
+    "floats that overshoot": (lambda a: (a / 255 * 1.02).astype(np.float32), None, "and 1 for white"),
+    "floats to 4,095": (lambda a: (a / 255 * 4095).astype(np.float32), None, "and 4095 for white"),
+    "floats from -1": (
+        lambda a: (a / 127.5 - 1).astype(np.float32),
+        None,
+        "-1 is taken for black and 1 for white",
+    ),
+    "standardised": (
+        lambda a: ((a / 255 - 0.1307) / 0.3081).astype(np.float32),
+        None,
+        "-0.4242 is taken for black and 2.8",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, expected, words", LEVELS.values(), ids=LEVELS)
+def test_levels_of_any_range_are_black_to_white(write_folder, digits, tmp_path, change, expected, words):
+    folder = write_folder(
+        tmp_path, TEN, lambda image: Image.fromarray(change(np.asarray(image))), suffix="tif"
+    )
+    split = load_folder(settings(folder), "train")
+    originals = {f"{i:03d}.tif": image for i, image in enumerate(digits.train[0])}
+    for image, file in zip(split.images, split.files, strict=True):
+        right = originals[Path(file).name].astype(int)
+        assert np.abs(image[0].int().numpy() - (right if expected is None else expected(right))).max() <= 9
+    assert words in split.notes[-1]
+
+
+def test_one_hot_pixel_does_not_decide_what_is_white(write_folder, tmp_path):
+    """Of 12 bits in 16; the brightest pixel of one picture is a sensor's."""
+    folder = write_folder(
+        tmp_path, TEN, lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) * 16)
+    )
+    path = next(folder.rglob("*.png"))
+    hot = np.asarray(Image.open(path)).astype(np.uint16).copy()
+    hot[0, 0] = 65_535
+    Image.fromarray(hot).save(path)
+    assert "and 4095 for white" in load_folder(settings(folder), "train").notes[-1]
+
+
+def write_tiff(path, pixels, photometric):
+    """A TIFF with these pixels, unsigned integers, 0 for white (photometric 0) or black (1)."""
+    height, width = pixels.shape
+    data, bits = pixels.tobytes(), 8 * pixels.itemsize
+    tags = [(256, 3, width), (257, 3, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 3, height), (279, 4, len(data)), (339, 3, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+
+@pytest.mark.parametrize("kind", ["16 bits, 0 is white", "32 bits, unsigned"])
+def test_tiffs_that_pillow_reads_otherwise(digits, tmp_path, kind):
+    """Seen in Pillow 13.0: 0 is white is seen to up to 8 bits, and unsigned 32 bits are read as signed."""
+    digit = digits.test[0][55]
+    if kind.startswith("16"):
+        write_tiff(tmp_path / "a.tif", (65_535 - digit.astype("<u2") * 257).astype("<u2"), 0)
+    else:
+        write_tiff(tmp_path / "a.tif", digit.astype("<u4") * 16_843_009, 1)
+    (pixels,), _, _ = read_image(tmp_path / "a.tif", 28)
+    assert np.abs(pixels[0].int().numpy() - digit.astype(int)).max() <= 1
+
+
+def test_transparent_level_of_a_16_bit_png(tmp_path):
+    page = np.full((28, 28), 1000, np.uint16)
+    page[10:20, 10:20] = 65_535
+    Image.fromarray(page).save(tmp_path / "a.png", transparency=1000)
+    (pixels,), _, _ = read_image(tmp_path / "a.png", 28)
+    assert (pixels[0, 10:20, 10:20] == 255).all() and pixels.sum() == 100 * 255
+
+
+def test_pages_of_a_tiff_and_the_first_frame_of_an_animation(digits, tmp_path, capsys):
+    pages = [Image.fromarray(image) for image in digits.test[0][:5]]
+    for name in ("a.tif", "b.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    images, numbers, _ = read_images([tmp_path / "a.tif", tmp_path / "b.gif"], 28)
+    assert numbers == [0] * 5 + [1]
+    assert np.array_equal(images[:5, 0], digits.test[0][:5])
+    assert "of 1 animations the first frame is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "pbm", "pnm", "jp2"])
+def test_pictures_of_rarer_names_are_read(tmp_path, suffix):
+    form = {"jfif": "jpeg", "jpe": "jpeg", "pbm": "ppm", "pnm": "ppm", "jp2": "jpeg2000"}[suffix]
+    for i in range(24):
+        Image.new("1" if suffix == "pbm" else "L", (28, 28), 255).save(tmp_path / f"{i}.{suffix}", form)
+        Image.new("1" if suffix == "pbm" else "L", (28, 28), 0).save(tmp_path / f"{i}b.{suffix}", form)
+    assert len(load_folder(settings(tmp_path), "train").images) > 30
+
+
+@pytest.mark.parametrize("suffix", ["heic", "pdf", "svg"])
+def test_what_has_to_be_converted(call, refusal, trained, own_folder, suffix):
+    Path(f"photo.{suffix}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    assert "convert it to PNG" in refusal(
+        call("encode", f"photo.{suffix}", "--checkpoint", trained.checkpoint)
+    )
+
+
 def test_ink_on_paper_is_seen(write_folder, tmp_path):
     def on_wide_paper(image):
         page = Image.new("L", (56, 28), 230)
@@ -249,7 +467,19 @@ def test_ink_on_paper_is_seen(write_folder, tmp_path):
         return page
 
     light, dark = write_folder(tmp_path / "light", [], on_wide_paper), write_folder(tmp_path / "dark", [])
-    assert looks_light(folders.image_files(light)[:50]) and not looks_light(folders.image_files(dark)[:50])
+    assert needs_inverting(folders.image_files(light)[:50])
+    assert not needs_inverting(folders.image_files(dark)[:50])
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0), (30, 30, 30), (26, 35, 126), (255, 255, 255)])
+def test_ink_on_nothing_is_seen(write_folder, tmp_path, ink):
+    """Dark ink of any kind, by itself: what is transparent tells nothing."""
+
+    def drawing(image):
+        return Image.merge("RGBA", [*(Image.new("L", (28, 28), level) for level in ink), image])
+
+    folder = write_folder(tmp_path, [], drawing)
+    assert needs_inverting(folders.image_files(folder)[:50]) == (sum(ink) < 384)
 
 
 def test_suggestion_to_invert_is_made_once_and_when_it_helps(write_folder, call, tmp_path):
@@ -257,6 +487,32 @@ def test_suggestion_to_invert_is_made_once_and_when_it_helps(write_folder, call,
     for options, lines in ((("--overwrite",), 1), (("--invert", "--overwrite"), 0)):
         result = call("train", "--dataset", "own", "--epochs", 1, *options)
         assert result.code == 0 and sum("--invert" in line for line in result.err) == lines
+
+
+def test_first_lines_say_what_was_read(write_folder, call, tmp_path):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"], lambda image: image.resize((40, 30)))
+    for i in range(3):
+        Image.new("L", (28, 28)).save(folder / "dogs" / f"blank{i}.png")
+    result = call("train", "--dataset", "own", "--epochs", 1)
+    first, classes, size, levels, *_ = result.out.splitlines()
+    counts = [int(number) for number in re.findall(r"(\d+) (?:training|test)", first)]
+    assert sum(counts) == 303 and "own (folder)" in first
+    assert re.fullmatch(r"2 classes: cats \d+, dogs \d+", classes)
+    assert size == "pictures of 28 x 28 to 40 x 30 pixels, read as 28 x 28"
+    assert re.match(
+        r"ground 0 of 255, darkest level 0, brightest 25\d; [23] blank, .*blank\d\.png among", levels
+    )
+    assert any("of the images are blank" in line for line in result.err)
+
+
+def test_pictures_in_both_halves_are_told(write_folder, call, tmp_path):
+    write_folder(tmp_path / "own" / "train", ["cats", "dogs"])
+    for file in sorted((tmp_path / "own" / "train" / "cats").glob("*.png"))[:7]:
+        (tmp_path / "own" / "test" / "cats").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / "test" / "cats" / file.name).write_bytes(file.read_bytes())
+    result = call("train", "--dataset", "own", "--epochs", 1)
+    assert any("7 of the test images are among the training images" in line for line in result.err)
+    assert any("has no images of dogs" in line for line in result.err)
 
 
 # What is refused

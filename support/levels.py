@@ -1,0 +1,36 @@
+"""What levels mean: which of them are black and white in pictures and arrays of any type, judged over all."""
+
+import numpy as np
+
+# the whitest level of what people save: 0 and 1, 0 to 16, then 8, 10, 12 and 16 bits
+WHITES = (1, 16, 255, 1023, 4095, 65_535)
+OVERSHOOT = 1.04  # floats that were resized go a little beyond their range
+
+
+def extremes(values):
+    """The lowest and the highest of an array of levels, a few of them aside: no single pixel decides."""
+    values = np.sort(np.nan_to_num(values), axis=None)
+    spared = min(1 + values.size // 2000, values.size // 4)
+    return values[spared], values[len(values) - 1 - spared]
+
+
+def find_range(lows, highs):
+    """The levels that stand for black and for white, from the extremes of many images: ``(black, white)``.
+
+    One image in twenty may go beyond it.
+    """
+    spared = len(lows) // 20
+    low, high = np.sort(lows)[spared], np.sort(highs)[len(highs) - 1 - spared]
+    if low < -0.02 * max(1, high):  # -1 to 1, or standardised
+        return (-1, 1) if -1.1 < low < -0.9 and high < 1.1 else (float(low), float(high))
+    beyond = OVERSHOOT if np.issubdtype(np.asarray(highs).dtype, np.floating) else 1
+    for white in WHITES:
+        if high <= white * beyond:
+            return 0, white
+    return 0, 2**32 - 1 if high > 2**30 else float(high)
+
+
+def to_uint8(values, black, white):
+    """An array of levels, of any shape and type -> uint8, 0 where it is black and 255 where it is white."""
+    scaled = (np.nan_to_num(np.asarray(values, np.float64)) - black) * (255 / (white - black))
+    return scaled.clip(0, 255).round().astype(np.uint8)
