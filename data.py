@@ -5,14 +5,17 @@ tensor on the training device, and a batch is a single indexing operation. There
 no DataLoader, no worker process and no per-image transform to wait for.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
+from support.arrays import is_array, load_array
 from support.errors import DataError
 from support.folders import load_folder
 from support.idx import load_idx
+from support.runs import tell_other_images
 from support.terminal import listed
 
 EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to keep
@@ -24,7 +27,7 @@ class Split(NamedTuple):
     images: torch.Tensor  # uint8 (N, 1, 28, 28)
     labels: torch.Tensor  # int64 (N,)
     classes: list  # their names; empty, and all labels 0, where images have no classes
-    source: str  # "full"; "sample" where MNIST's packaged digits stepped in; "folder"
+    source: str  # "full"; "sample" where MNIST's packaged digits stepped in; "folder"; "file"
     files: list | None = None  # the paths of a folder's images
     notes: list = ()  # what was read and assumed, in words
 
@@ -38,7 +41,9 @@ def load_split(run, data_dir, split):
     Raises DataError if images are missing or damaged, or of other classes than the run began with.
     """
     settings = run.settings
-    if settings.of_folder:
+    if is_array(settings.dataset):
+        found = Split(*load_array(settings, split))
+    elif settings.of_folder:
         found = Split(*load_folder(settings, split))
     else:
         found = Split(*load_idx(settings, data_dir, split))
@@ -49,6 +54,9 @@ def load_split(run, data_dir, split):
         raise DataError(
             f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
         )
+    if run.mixture is not None:  # of a finished run, which is measured
+        train = found if split == "train" else load_split(replace(run, mixture=None), data_dir, "train")
+        tell_other_images(run, train)
     return found
 
 

@@ -22,11 +22,12 @@ import torch
 from data import EVAL_BATCH, draw_pixels, load_split, to_float
 from model import RECON
 from support import flags, pictures
+from support.arrays import is_array, read_array
 from support.device import generators, pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.folders import image_files
-from support.images import blank, looks_light, read_images
+from support.images import blank, needs_inverting, read_images
 from support.measures import elbo_terms, most_likely_class
 from support.runs import open_model
 from support.terminal import DATA_DIR, next_step, progress, warn
@@ -111,7 +112,7 @@ def read_split(args, run):
     split = load_split(run, args.data_dir, args.split)
     labels = [run.classes[label] if run.classes else "" for label in split.labels]
     names = list(range(len(split.images)))
-    if split.files:
+    if split.files:  # of a folder
         names = [str(Path(file).relative_to(run.settings.dataset)) for file in split.files]
     return Chosen(split.images, names, labels, f"{args.split} images of {run.settings.dataset_name}")
 
@@ -122,20 +123,20 @@ def read_files(files, args, run):
         raise UserError(f"there is no image under {args.files[0]}: name others")
     size = run.settings.image_size
     invert = run.settings.invert if args.invert is None else args.invert
-    images, kept, sizes = read_images(files, size, invert, args.center, args.skip_bad)
-    if not kept:
-        raise UserError("none of the files could be read: name others")
-    files = [files[number] for number in kept]
-    resized = sum(found != (size, size) for found in sizes)
-    if resized:
-        print(f"{resized:,} of {len(files):,} images resized to the model's {size} x {size} pixels")
-    empty = [file for file, is_blank in zip(files, blank(images), strict=True) if is_blank]
-    if empty:
-        other = "without --invert" if invert else "with --invert"
-        warn(f"{len(empty):,} of the images are blank, {empty[0]} among them: try {other}")
-    elif not invert and looks_light(files[:100]):
-        warn("these look like dark ink on light paper: --invert turns them into what the model knows")
-    return Chosen(images, files, [""] * len(files), "image" + "s" * (len(files) > 1))
+    if is_array(files[0]):
+        if len(files) > 1 or args.center:
+            raise UserError(f"{files[0]} is a file of arrays: name it alone, and without --center")
+        images, labels, notes = read_array(files[0], size, invert)
+        names, labels = [f"{files[0]}[{i}]" for i in range(len(images))], labels or [""] * len(images)
+    else:
+        images, kept, notes = read_images(files, size, invert, args.center, args.skip_bad)
+        if not kept:
+            raise UserError("none of the files could be read: name others")
+        names, labels = [files[number] for number in kept], [""] * len(kept)
+        if not invert and not blank(images).any() and needs_inverting(files[:100]):
+            warn("these look like dark ink on light paper: --invert turns them into what the model knows")
+    print("\n".join(notes))
+    return Chosen(images, names, labels, "image" + "s" * (len(images) > 1))
 
 
 # What is written and printed

@@ -150,12 +150,17 @@ def draw_images(model, mixture, train_images, x, seed, generator):
     subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
     recon_z = [model.reparameterize(*model.encode(part), generator) for part in x.split(EVAL_BATCH)]
     asked = torch.arange(classes).repeat_interleave(max(1, n // classes))  # in equal numbers, in order
+    others = torch.randperm(
+        len(train_images), generator=torch.Generator().manual_seed(seed)
+    )  # not cpu's draw
+    halves = others[: 2 * n].to(train_images.device).chunk(2)
 
     def draw(labels):
         return model.decode_all(sample_mixture(mixture, labels, generator=cpu))
 
     return {
         "train": to_float(train_images[subset]),
+        "halves": [to_float(train_images[half]) for half in halves],
         "recon": model.decode_all(torch.cat(recon_z)),
         "prior": model.sample(n, generator=cpu),
         "mixture": draw(sample_labels(mixture, n, cpu)),

@@ -91,8 +91,7 @@ def main():
 
         if distributed.is_main_process():
             claim_folder(run, args.overwrite)
-            print(describe(model, run, device, train, test), *train.notes, sep="
-")
+            print(describe(model, run, device, train, test))
             # epoch 0, or in a run that goes on the last one, whose pictures may be missing after a kill
             save(args.checkpoint, model, optimizer, run, test)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from support.errors import DataError
-from support.images import _level_notes, prepare
+from support.images import level_notes, prepare
 from support.levels import extremes, find_range, to_uint8
 from support.terminal import listed, progress, warn
 
@@ -139,7 +139,7 @@ def _prepare(samples, halves, size, invert):
     images = torch.from_numpy(np.stack(fitted))[:, None]
     names = [f"image {number}" for number in range(len(images))]
     ranges = {} if (black, white) == (0, 255) else {samples[0][0].dtype.name: (black, white)}
-    return images, [f"read as {size} x {size}", *_level_notes(images, names, ranges, invert)]
+    return images, [f"read as {size} x {size}", *level_notes(images, names, ranges, invert)]
 
 
 # What is in a file

@@ -27,7 +27,7 @@ class Run:
     """A run and how far it is: all that a checkpoint says besides the model."""
 
     settings: Settings
-    source: str = ""  # of its images: "full", "sample" or "folder", once they have been read
+    source: str = ""  # of its images: "full", "sample", "folder" or "file", once they have been read
     classes: list = field(default_factory=list)  # their names; none where images have no classes
     history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
     id: str = field(default_factory=lambda: secrets.token_hex(8))  # of this run and its folder, of no other
@@ -198,7 +198,9 @@ def _run_in(content, config):
     kinds += [(run, name, kind) for name, kind in OPTIONAL.items() if name in content]
     if not all(type(getattr(holder, name)) is kind for holder, name, kind in kinds):
         raise TypeError
-    if settings.of_folder != (run.source == "folder"):  # a name that is neither a data set's nor a folder's
+    if settings.of_folder != (
+        run.source in ("folder", "file")
+    ):  # a name that is neither a data set's nor a folder's
         raise ValueError("data set")
     if not all(type(name) is str and name.isprintable() for name in [settings.dataset, *run.classes]):
         raise ValueError("names")

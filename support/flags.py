@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import unicodedata
 from pathlib import Path
 
 from settings import DATASETS, Settings, check_bounds
+from support.arrays import SUFFIXES, is_array
 from support.errors import UserError
 from support.terminal import CHECKPOINT, DATA_DIR, listed
 
@@ -67,19 +69,15 @@ def file_of(suffix):
 
 
 def data_set(text):
-    """An argparse type: the name of a data set, or a folder of images, whose full path it becomes."""
-    if text in DATASETS:
-        return text
-    if not user_path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is neither one of {', '.join(DATASETS)} nor a folder")
-    return image_folder(text)
+    """An argparse type: the name of a data set, or of a folder or file of one's own."""
+    return text if text in DATASETS else own_images(text, f"neither one of {', '.join(DATASETS)} nor")
 
 
-def image_folder(text):
-    """An argparse type: a folder of images, whose full path it becomes."""
+def own_images(text, what="not"):
+    """An argparse type: a folder of images or a file of arrays, whose full path it becomes."""
     path = user_path(text).resolve()
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    if not path.is_dir() and not (path.is_file() and is_array(path)):
+        raise argparse.ArgumentTypeError(f"{text} is {what} a folder, nor a file ({', '.join(SUFFIXES)})")
     if not str(path).isprintable():  # which what is not UTF-8 is not, either
         raise argparse.ArgumentTypeError(f"{text!a} has a name that is not printable text: rename it")
     return str(path)
@@ -141,8 +139,8 @@ def add_checkpoint(parser):
 def add_data(parser):
     """--data-dir and --images: where the images are."""
     add_data_dir(parser)
-    text = "for a model of a folder of images: where it is now, if it has moved"
-    parser.add_argument("--images", type=image_folder, metavar="FOLDER", help=text)
+    text = "for a model of one's own images: where they are now, if they have moved"
+    parser.add_argument("--images", type=own_images, metavar="PATH", help=text)
 
 
 def add_data_dir(parser):
@@ -155,6 +153,7 @@ def class_number(text, classes, flag):
     if not classes:
         raise UserError(f"{flag} names classes, and this model's images have none: leave {flag} out")
     numbers = [str(number) for number in range(len(classes))]
+    text = unicodedata.normalize("NFC", text)  # as the names are
     if text in classes:
         return classes.index(text)
     in_any_case = [number for number, name in enumerate(classes) if name.lower() == text.lower()]

@@ -31,10 +31,10 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False, alike=N
     that cannot be read are left out and counted in a warning. Raises DataError.
     """
     ranges = find_ranges(alike or paths)
-    images, numbers, sizes, bad, first_alone = [], [], set(), [], []
+    images, numbers, sizes, bad, first_alone, doubtful = [], [], set(), [], [], {}
     for number, path in enumerate(progress(paths, desc="reading", unit="img")):
         try:
-            frames, shape, count = read_image(path, size, invert, center, ranges)
+            frames, shape, count, doubts = read_image(path, size, invert, center, ranges)
         except DataError as error:
             if not skip_bad:
                 raise DataError(
@@ -47,33 +47,38 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False, alike=N
         sizes.add(shape)
         if count > len(frames):
             first_alone.append(path)
+        for words in doubts:
+            doubtful.setdefault(words, []).append(path)
     if bad:
         warn(f"left out {len(bad):,} of {len(paths):,} files; {bad[0]}")
     if first_alone:
         warn(f"of {len(first_alone):,} animations the first frame is read, {first_alone[0]} among them")
+    for words, found in doubtful.items():
+        warn(f"{words} in {len(found):,} of {len(paths):,} pictures, {found[0]} among them: look at it")
     if not images:
         return torch.empty(0, 1, size, size, dtype=torch.uint8), [], []
     images = torch.stack(images)
     files = [paths[number] for number in numbers]
-    return images, numbers, [_size_note(sizes, size), *_level_notes(images, files, ranges, invert)]
+    return images, numbers, [_size_note(sizes, size), *level_notes(images, files, ranges, invert)]
 
 
 def read_image(path, size, invert=False, center=False, ranges=None):
     """The pictures in a file as a model wants them: a list of uint8 (1, size, size), more than one of a TIFF.
 
-    Returns them, the width and height they had, and how many the file has. Raises DataError, which names
-    the file, if it is no picture, truncated, or so large that Pillow takes it for a decompression bomb.
+    Returns them, the width and height they had, how many the file has, and what is doubtful of a centered
+    one. Raises DataError, which names the file, if it is no picture, truncated, or so large that Pillow takes
+    it for a decompression bomb.
     """
     ranges = ranges or find_ranges([path])
     try:
         with _open(path, (PHOTO if center else 2) * size) as (image, shape):
             count = getattr(image, "n_frames", 1)
-            frames = []
+            frames, doubts = [], []
             for frame in range(count if image.format == "TIFF" else 1):
                 if frame:
                     image.seek(frame)
                 upright = ImageOps.exif_transpose(image)
-                frames.append(prepare(upright, size, invert, center, ranges, _tags(image)))
+                frames.append(prepare(upright, size, invert, center, ranges, _tags(image), doubts))
     except MemoryError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -85,22 +90,24 @@ def read_image(path, size, invert=False, center=False, ranges=None):
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}): mend it") from None
-    return frames, shape, count
+    return frames, shape, count, doubts
 
 
-def prepare(image, size, invert=False, center=False, ranges=None, tags=None):
+def prepare(image, size, invert=False, center=False, ranges=None, tags=None, doubts=None):
     """A PIL image of any mode and size -> uint8 (1, size, size): gray, padded to a square, antialiased.
 
     ``invert`` is for dark ink on light paper. ``center`` places it as MNIST's digits were: scaled
-    to a box of 20 x 20 pixels in 28 x 28, with its centre of mass in the middle.
+    to a box of 20 x 20 pixels in 28 x 28, with its centre of mass in the middle; what is doubtful then is
+    added to ``doubts``.
     """
-    gray = _to_gray(image, invert, ranges or {}, tags or {})
+    gray, doubts = _to_gray(image, invert, ranges or {}, tags or {}), [] if doubts is None else doubts
     if not center:
         small = _shrink(gray, size)
         corner = ((size - small.width) // 2, (size - small.height) // 2)
     else:
         gray.thumbnail((PHOTO * size, PHOTO * size), Image.Resampling.BOX)  # means of many pixels each
-        ink = ink_alone(gray)
+        ink, found = ink_alone(gray)
+        doubts += found
         small = _shrink(ink.crop(ink.getbbox()), round(size * 20 / 28))
         mass = np.asarray(small, float)
         total = max(mass.sum(), 1)  # a blank page has none
@@ -140,7 +147,7 @@ def _size_note(sizes, size):
     return f"pictures of {before} pixels, read as {size} x {size}"
 
 
-def _level_notes(images, files, ranges, invert):
+def level_notes(images, files, ranges, invert):
     """The ground, the levels and the blank images, in words; a warning of what is nearly black."""
     low, high = images.min().item(), images.max().item()
     edges = torch.cat([images[:, 0, 0], images[:, 0, -1], images[:, 0, :, 0], images[:, 0, :, -1]], dim=1)

@@ -17,7 +17,8 @@ from support.files import write_file
 from support.runs import checksum
 from support.terminal import progress, warn
 
-EPOCHS, BATCH = 3, 128
+STEPS, BATCH = 1407, 128  # three passes over MNIST, and as many steps on fewer images
+ENOUGH, RIGHT = 300, 0.8  # images, and how often the judge has to be right, for a distance to mean anything
 KINDS = {  # of images that are judged: what they are called
     "train": "training images",
     "recon": "reconstructions",
@@ -76,13 +77,14 @@ def train_judge(judge, images, labels):
     judge.train()
     labels = labels.to(images.device)
     optimizer = torch.optim.Adam(judge.parameters())
-    for _ in progress(range(EPOCHS), desc="training the judge", unit="epoch"):
-        for indices in torch.randperm(len(images)).to(images.device).split(BATCH):
-            x = images[indices].float() / 255
-            loss = F.cross_entropy(judge(x)[1], labels[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    indices = ()
+    for _ in progress(range(STEPS), desc="training the judge", unit="step"):
+        indices = indices[1:] or torch.randperm(len(images)).to(images.device).split(BATCH)  # the next pass
+        x = images[indices[0]].float() / 255
+        loss = F.cross_entropy(judge(x)[1], labels[indices[0]])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 @torch.no_grad()
@@ -106,9 +108,16 @@ def frechet_distance(a, b):
 
 
 def sample_numbers(judge, kinds, images, labels):
-    """What the judge says of evaluate.py's kinds of images, beside real images and their labels (N,)."""
+    """What the judge says of evaluate.py's kinds of images, beside real images and their labels (N,).
+
+    ``floor`` is the distance between two halves of as many training images as there are real ones, each: what
+    a distribution's distance to itself is at that number.
+    """
     real, probabilities = assess(judge, images)
-    result = {"judge_accuracy": (probabilities.argmax(1) == labels).float().mean().item()}
+    accuracy = (probabilities.argmax(1) == labels).float().mean().item()
+    one, other = (assess(judge, half)[0] for half in kinds["halves"])
+    result = {"judge_accuracy": accuracy, "floor": frechet_distance(one, other), "halves": len(one)}
+    result["meaningful"] = accuracy >= RIGHT and len(images) >= ENOUGH
     for kind in KINDS:
         features, probabilities = assess(judge, kinds[kind])
         seen = torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
@@ -135,5 +144,14 @@ def sample_table(s, names, split):
     ]
     for kind, name in KINDS.items():
         share = " ".join(f"{100 * value:{width}.1f}" for value in s[kind]["share"])
-        lines.append(f"  {name:16} {s[kind]['frechet']:12.2f} {s[kind]['confidence']:16.1%}   {share}")
+        distance = f"{s[kind]['frechet']:12.2f}" if s["meaningful"] else f"{'-':>12}"
+        lines.append(f"  {name:16} {distance} {s[kind]['confidence']:16.1%}   {share}")
+    if s["meaningful"]:
+        lines.append(
+            f"  {s['halves']:,} training images are {s['floor']:.2f} from as many others: no less can be seen"
+        )
+    else:
+        lines.append(
+            f"  no distances: they need {ENOUGH} {split} images, and a judge that is right on {RIGHT:.0%}"
+        )
     return "\n".join([*lines, f"  --digit D is seen as D {s['asked_for']:.1%} of the time"])

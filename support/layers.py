@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from model import LOGVAR_RANGE
 from support.errors import UserError
 
+PARTS = ("encoder", "encoder_fc", "mu_head", "logvar_head", "decoder_fc", "decoder")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -32,6 +33,8 @@ def network_layers(model, x):
     x (B, 1, H, W) are images to try them on: raises UserError if the network has other layers
     than those above, or if the lists do not do what the model does.
     """
+    if not all(isinstance(getattr(model, part, None), nn.Module) for part in PARTS):
+        raise UserError(f"the page knows networks of the parts {', '.join(PARTS)}, and this one has others")
     inner = []  # shape of the maps that the decoder starts from: (C, H, W)
     hook = model.decoder.register_forward_pre_hook(lambda _, inputs: inner.extend(inputs[0].shape[1:]))
     mu, logvar = model.encode(x)

@@ -22,7 +22,7 @@ def find_range(lows, highs):
     spared = len(lows) // 20
     low, high = np.sort(lows)[spared], np.sort(highs)[len(highs) - 1 - spared]
     if low < -0.02 * max(1, high):  # -1 to 1, or standardised
-        return (-1, 1) if -1.1 < low < -0.9 and high < 1.1 else (float(low), float(high))
+        return (-1, 1) if -1.1 < low < -0.9 and high < 1.1 else (float(low), float(max(high, low + 1e-6)))
     beyond = OVERSHOOT if np.issubdtype(np.asarray(highs).dtype, np.floating) else 1
     for white in WHITES:
         if high <= white * beyond:

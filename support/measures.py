@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from importance import log_weights
 from model import kl_divergence, recon_loss
 from support.errors import UserError
+from support.terminal import warn
 
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
@@ -94,7 +95,7 @@ def standard_error(values):
 
 
 def neighbor_accuracy(points, labels, queries=None, query_labels=None):
-    """How often the majority of its 10 nearest points has a query's label.
+    """How often the majority of its 10 nearest points has a query's label; of a tie, each has its share.
 
     points (N, D) and queries (M, D), labels (N,) and query_labels (M,), all tensors on the CPU.
     Without queries they are the points themselves, each without itself among its neighbours.
@@ -105,8 +106,9 @@ def neighbor_accuracy(points, labels, queries=None, query_labels=None):
     queried = None if queries is None else queries.numpy()
     nearest = torch.from_numpy(search.kneighbors(queried, return_distance=False))  # (M, 10)
     votes = F.one_hot(labels[nearest], int(labels.max()) + 1).sum(1)  # (M, classes)
-    right = votes.argmax(1) == (labels if queries is None else query_labels)
-    return right.double().mean().item()
+    first = votes == votes.amax(1, keepdim=True)  # more than one where votes tie
+    wanted = (labels if queries is None else query_labels)[:, None]
+    return (first.gather(1, wanted)[:, 0] / first.sum(1)).double().mean().item()
 
 
 def embed(mu, path, seed, perplexity=None, verbose=0):
@@ -123,6 +125,8 @@ def embed(mu, path, seed, perplexity=None, verbose=0):
     if not mu.isfinite().all() or (mu == mu[0]).all():
         raise UserError(f"{path} encodes every image as the same z, or none: train another model")
     print(f"t-SNE of {n:,} test images, perplexity {perplexity:.3g}", flush=True)
+    if perplexity > n / 3:
+        warn(f"at a perplexity of {perplexity:g} nearly all {n:,} points are neighbours: the map says little")
     init = "pca" if min(mu.shape) > 1 else "random"
     tsne = TSNE(perplexity=perplexity, init=init, random_state=seed, n_jobs=-1, verbose=verbose)
     return torch.from_numpy(tsne.fit_transform(mu.numpy()))

@@ -125,15 +125,18 @@ def save_film(path, grids):
     # 50 at most, and most of them early ones, because that is when most changes
     chosen = sorted({round((len(grids) - 1) * step**2) for step in np.linspace(0, 1, 50)})
     # a quarter of the pixels and 16 grays: small enough to put into a README
-    frames = [Image.open(grids[i]).reduce(2).quantize(16) for i in chosen]
+    frames = [Image.open(grids[i]).reduce(2).point(lambda level: round(level / 17) * 17) for i in chosen]
     save_gif(path, frames, [120] * (len(frames) - 1) + [2500])
 
 
 def new_figure(width, height):
     """A matplotlib figure in the project's style: ``(figure, axes)``. It needs no display."""
     # A notebook passes its backend on to every command it starts. We need none, and it may not be here.
-    os.environ.pop("MPLBACKEND", None)
+    backend = os.environ.pop("MPLBACKEND", None)
     from matplotlib.figure import Figure  # here, not above: half a second not every script needs
+
+    if backend is not None:  # the notebook's own, where it runs us
+        os.environ["MPLBACKEND"] = backend
 
     warnings.filterwarnings("ignore", "Glyph")  # of a class's name that the font lacks: it shows boxes
     figure = Figure(figsize=(width, height), layout="constrained")

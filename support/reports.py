@@ -15,13 +15,14 @@ from support.files import write_file
 
 
 def describe(model, run, device, train, test):
-    """One line on what was found: device, precision, data, network."""
+    """What was found, in a line: device, precision, data, network; then what was read of one's own images."""
     settings, world_size = run.settings, distributed.get_world_size()
-    return (
+    line = (
         f"{device.type}{f' x {world_size}' if world_size > 1 else ''}, {settings.precision}; "
         f"{settings.dataset_name} ({run.source}), {len(train.images):,} training and {len(test.images):,} "
         f"{settings.test_split} images; {sum(p.numel() for p in model.parameters()):,} parameters"
     )
+    return "\n".join([line, *train.notes])
 
 
 def metrics(epoch, train_loss, test_loss, images, seconds):

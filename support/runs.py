@@ -133,6 +133,15 @@ def check_images(run, train, test):
     run.source, run.classes, run.images, run.checksum = train.source, train.classes, count, content
 
 
+def tell_other_images(run, train):
+    """Say so where the training images are not those that a finished run was trained on."""
+    if run.checksum not in (None, checksum(train.images, train.labels)) and run.source == train.source:
+        warn(
+            f"these {len(train.images):,} training images are not the {run.images:,} that the model began "
+            "with, and test images may be among the latter"
+        )
+
+
 def checksum(images, labels):
     """A number that tells these images and labels, in this order, from others."""
     return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
@@ -194,7 +203,9 @@ def open_model(path, device, images=None):
     settings = run.settings
     if images is not None:
         if not settings.of_folder:
-            raise UserError(f"--images is for a model of a folder, and {shown} is of {settings.dataset_name}")
+            raise UserError(
+                f"--images is for a model of one's own, and {shown} is of {settings.dataset_name}"
+            )
         run.settings = replace(settings, dataset=images)
     line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset_name}"
     if run.source == "sample":

@@ -34,7 +34,7 @@ def next_step(checkpoint, data_dir, *scripts, images=None):
     """The last line of a script's output: what to try next, with the same model and the same images."""
     commands = []
     for script in scripts:
-        command = f"python {script}.py"
+        command = f"python {shlex.quote(str(Path(sys.argv[0]).with_name(script + '.py')))}"  # as this one was
         if checkpoint not in (None, CHECKPOINT):  # which the scripts take without being told
             command += f" --checkpoint {shlex.quote(str(checkpoint))}"
         if data_dir != DATA_DIR and script != "generate":  # which needs no data

@@ -8,8 +8,16 @@ import scipy.linalg
 import torch
 from torch import nn
 
+from support import judge, terminal
 from support.judge import frechet_distance, load_judge
-from support.measures import elbo_terms, entropy, iw_log_likelihood, standard_error
+from support.measures import (
+    elbo_terms,
+    embed,
+    entropy,
+    iw_log_likelihood,
+    neighbor_accuracy,
+    standard_error,
+)
 
 
 class TinyVAE(nn.Module):
@@ -143,3 +151,27 @@ def test_every_set_of_training_images_has_a_judge_of_its_own(digits, tmp_path):
 
 def test_standard_error_by_hand():
     assert standard_error(torch.tensor([1.0, 2.0, 4.0, 5.0])) == pytest.approx(math.sqrt(10 / 3) / 2)
+
+
+def test_tied_votes_are_shared():
+    """A point between two pairs of two classes has four neighbours, and half of it is right."""
+    points = torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0], [-1.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    for label in (0, 1):
+        assert neighbor_accuracy(points, labels, torch.zeros(1, 2), torch.tensor([label])) == 0.5
+    assert neighbor_accuracy(points[:3], labels[:3], torch.zeros(1, 2), labels[:1]) == 1.0
+
+
+def test_judge_makes_as_many_steps_on_few_images(digits, monkeypatch, tmp_path):
+    steps = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *args: (steps.append(1), step(self, *args)))
+    images, labels = (torch.from_numpy(array) for array in digits.train)
+    load_judge(tmp_path, images[:20, None], labels[:20].long())
+    assert len(steps) == judge.STEPS
+
+
+def test_perplexity_by_which_all_are_neighbours_is_told(capsys):
+    terminal.warn.cache_clear()
+    embed(torch.randn(31, 4, generator=torch.Generator().manual_seed(0)), "vae.pt", 0, perplexity=30)
+    assert "at a perplexity of 30 nearly all 31 points are neighbours" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import load_dataset
+from conftest import ROOT, load_dataset
 from PIL import Image
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -630,15 +630,18 @@ def test_class_names_stand_over_their_columns():
     numbers = {"frechet": 1.0, "confidence": 0.9, "share": [0.1] * 9 + [1.0]}
     samples = dict.fromkeys(("train", "recon", "prior", "mixture"), numbers)
     samples |= {"n": 10, "seed": 0, "temperature": 0.9, "judge_accuracy": 1.0, "asked_for": 1.0}
-    _, _, header, *rows, _ = sample_table(samples, names, "test").splitlines()
+    samples |= {"meaningful": True, "floor": 0.3, "halves": 10}
+    _, _, header, *rows, floor, _ = sample_table(samples, names, "test").splitlines()
+    assert "10 training images are 0.30 from as many others" in floor
     ends = [header.index(name) + len(name) for name in names]
     for row in rows:
         assert [row[end - 4 : end] for end in ends] == ["10.0"] * 9 + ["00.0"]
 
 
 def test_what_comes_next_is_about_the_same_data(trained, user, data_dir):
-    assert trained.stdout.splitlines()[-1].endswith(f"python evaluate.py --data-dir {data_dir}")
-    assert user["tsne"].out.splitlines()[-1] == f"next: python interpolate.py --data-dir {data_dir}"
+    """Called as the scripts themselves were: here by their whole paths."""
+    assert trained.stdout.splitlines()[-1].endswith(f"python {ROOT}/evaluate.py --data-dir {data_dir}")
+    assert user["tsne"].out.splitlines()[-1] == f"next: python {ROOT}/interpolate.py --data-dir {data_dir}"
 
 
 def test_numbers_against_torch_distributions(trained, user, model, test_images, digits):
@@ -725,3 +728,5 @@ def test_judged_samples(trained, call, data_dir, own_folder):
     # a model of three epochs on 300 digits draws nothing like them, and the training images are digits
     assert 0 < samples["train"]["frechet"] < min(samples[kind]["frechet"] for kind in ("recon", "prior"))
     assert f"{samples['asked_for']:.1%}" in result.out
+    assert not samples["meaningful"] and "no distances: they need 300 test images" in result.out
+    assert samples["halves"] == 100 and samples["floor"] > 0
