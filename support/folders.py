@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from support.errors import DataError
-from support.images import EXTENSIONS, read_images
+from support.images import EXTENSIONS, blank, read_images
 from support.terminal import listed, warn
 
 HALVES = {
@@ -49,6 +49,9 @@ def load_folder(settings, split):
     )
     if len(images) == 0:
         raise DataError(f"{folder} has no image to {'train' if split == 'train' else 'test'} on: add some")
+    if blank(images).all():
+        advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
+        raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])
     if classes:
         counts = torch.bincount(labels, minlength=len(classes)).tolist()

@@ -9,11 +9,12 @@ DIM = 64  # levels: no paper gives less light
 HARDLY = 0.12  # of the paper's light: ink takes more of it away,
 NOISE = 10  # and more than so many times what noise mostly does
 SHARES = (0.25, 0.4, 0.55)  # of the darkest ink: what is fainter is paper, or if need be lines on it
+ALONG = 0.002  # of 1 in the middle: what touches the border and is farther out is a desk or a frame
 SPECK = 0.03  # of the ink of a digit's main piece: its other pieces have more,
 GAP = 0.25  # of that piece's height or breadth: and are no farther off, as the bar of a five
 ANOTHER = 2  # times as large or small: farther off that is another digit, beyond that a frame or specks
 BROAD = 1.5  # times as broad as high: no digit is
-SMALL = 1 / 16  # of the picture's longer side: digits are larger
+SMALL = 1 / 20  # of the picture's longer side: digits are larger
 
 
 def ink_alone(gray):
@@ -24,7 +25,7 @@ def ink_alone(gray):
     pixels, side = np.asarray(gray, float), max(gray.size)
     smooth = ndimage.median_filter(pixels, 3)
     width = round(WIDE * side) | 1
-    level = np.pad(smooth, width, mode="edge")  # a desk goes on beyond the picture
+    level = np.pad(smooth, width, mode="symmetric")
     level = ndimage.grey_opening(level, (width, width))[width:-width, width:-width]
     light = (255 - level).clip(DIM)  # of the paper about each pixel
     ink = (pixels - level).clip(0) / light
@@ -32,13 +33,13 @@ def ink_alone(gray):
     tries = [_middle(ink, share, least) for share in SHARES]
     digit, at_border, others = min(tries, key=lambda found: found[1])  # the first off the border, if any is
     height, breadth = (np.ptp(where) + 1 if len(where) else 0 for where in np.nonzero(digit))
-    doubts = {
-        "hardly any ink": max(height, breadth) < SMALL * side,
-        "the ink reaches the border": at_border,
-        "several digits": others or breadth > BROAD * height + 2,
-    }
-    ink = np.where(digit, 255 * ink / ink.max(where=digit, initial=least), 0)
-    return Image.fromarray(ink.round().astype(np.uint8)), [words for words, holds in doubts.items() if holds]
+    if max(height, breadth) < SMALL * side:
+        return Image.new("L", gray.size), ["hardly any ink"]
+    doubts = ["the ink reaches the border"] if at_border else []
+    if others or breadth > BROAD * height + 2:  # and a pixel at either end
+        doubts.append("several digits")
+    ink = np.where(digit, 255 * ink / ink[digit].max(), 0)
+    return Image.fromarray(ink.round().astype(np.uint8)), doubts
 
 
 def _middle(ink, share, least):
@@ -50,12 +51,14 @@ def _middle(ink, share, least):
     darkest = ink.max()
     for _ in range(2):  # then without what was darker than the digit
         pieces, count = ndimage.label(ink > max(share * darkest, least), np.ones((3, 3)))
-        if not count:
-            return pieces > 0, False, False
         numbers = np.arange(1, count + 1)
         at_border = np.isin(numbers, np.concatenate([*pieces[[0, -1]], *pieces[:, [0, -1]].T]))
         mass = ndimage.sum(ink, pieces, numbers)
-        main = (ndimage.sum(ink * middle, pieces, numbers) * np.where(at_border, 0.1, 1)).argmax()
+        near = ndimage.mean(middle, pieces, numbers)
+        score = mass * near * np.where(at_border, 0.1 * (near > ALONG), 1)
+        if not score.any():
+            return pieces < 0, False, False
+        main = score.argmax()
         good = (mass > SPECK * mass[main]) & (at_border <= at_border[main])
         solid = np.append(False, good)[pieces]
         reach = GAP * _extents(pieces)[main]
