@@ -133,7 +133,7 @@ def read_files(files, args, run):
         if not kept:
             raise UserError("none of the files could be read: name others")
         names, labels = [files[number] for number in kept], [""] * len(kept)
-        if not invert and not blank(images).any() and needs_inverting(files[:100]):
+        if not invert and not blank(images).any() and needs_inverting(names[:100]):
             warn("these look like dark ink on light paper: --invert turns them into what the model knows")
     print("\n".join(notes))
     return Chosen(images, names, labels, "image" + "s" * (len(images) > 1))

@@ -114,13 +114,13 @@ def walk(za, zb, steps, method):
     """Points from za to zb, both (rows, latent_dim), ends included: (rows, steps, latent_dim)."""
     t = torch.linspace(0, 1, steps, device=za.device)[None, :, None]
     za, zb = za[:, None], zb[:, None]
-    line = (1 - t) * za + t * zb
+    line = torch.lerp(za, zb, t)  # the same point throughout between equal ends
     if method == "linear":
         return line
     cosine = torch.nn.functional.cosine_similarity(za, zb, dim=-1).clamp(-1, 1)[..., None]
     angle = torch.acos(cosine)
     # sin(angle) goes to 0 for parallel ends, where slerp is the straight line
-    straight = angle.sin() < 1e-4
+    straight = angle.sin() < 1e-3
     sine = angle.sin().where(~straight, 1.0)
     arc = ((1 - t) * angle).sin() / sine * za + (t * angle).sin() / sine * zb
     return arc.where(~straight, line)

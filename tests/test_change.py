@@ -262,13 +262,10 @@ print((zero - one).abs().max().item())
 """
 
 SCRIPTS = [
-    *[
-        ("evaluate", "--draws", 1),
-        ("tsne", "--perplexity", 5),
-        ("interpolate",),
-        ("interpolate", "--generated"),
-    ],
-    *[("explore",), ("encode", "--split", "test"), ("generate", "--manifold"), ("generate", "--traverse")],
+    ("evaluate", "--draws", 1),
+    ("explore",),
+    ("encode", "--split", "test"),
+    ("generate", "--traverse"),
 ]
 
 
@@ -286,7 +283,7 @@ def test_conditional_network(copy, data_dir, tmp_path):
     assert len(CONDITIONAL) == 4
     project = copy(*CONDITIONAL)
     train(project, data_dir, tmp_path, "--epochs", 2, "--batch-size", 16)
-    for flags in ((), ("--digit", 7), ("--digit", 3, 8, "--n", 2), ("--sampler", "mixture")):
+    for flags in ((), ("--digit", 3, 8, "--n", 2), ("--sampler", "mixture")):
         command = [sys.executable, project / "generate.py", "--device", "cpu", *flags]
         result = subprocess.run(
             list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120

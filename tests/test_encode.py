@@ -267,9 +267,9 @@ def test_files_are_inverted_as_asked_or_as_the_model_knows_them(trained, call, d
 def test_image_of_another_size_is_resized_and_said(trained, call, own, digits):
     Image.fromarray(digits.test[0][7]).resize((90, 60)).save("large.png")
     result = call("encode", "--checkpoint", trained.checkpoint, "large.png", "--center")
-    assert result.code == 0 and "1 of 1 images resized to the model's 28 x 28 pixels" in result.out
+    assert result.code == 0 and "pictures of 90 x 60 pixels, read as 28 x 28" in result.out
     result = call("encode", "--checkpoint", own(3, 40).checkpoint, "large.png")
-    assert "resized to the model's 40 x 40 pixels" in result.out
+    assert "pictures of 90 x 60 pixels, read as 40 x 40" in result.out
 
 
 def test_blank_images_and_files_that_are_none_are_told_of(trained, call, own_folder, digits):

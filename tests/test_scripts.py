@@ -674,8 +674,12 @@ def test_numbers_against_torch_distributions(trained, user, model, test_images, 
 
     train_mu = model.encode(torch.from_numpy(digits.train[0])[:, None] / 255)[0]
     nearest = torch.cdist(mu.double(), train_mu.double()).argsort(1)[:, :10].numpy()
-    votes = [np.bincount(digits.train[1][row], minlength=10).argmax() for row in nearest]
-    assert numbers["knn_accuracy"] == pytest.approx((votes == digits.test[1]).mean(), abs=0.021)  # ties
+    votes = [np.bincount(digits.train[1][row], minlength=10) for row in nearest]
+    shared = [
+        (own[label] == own.max()) / (own == own.max()).sum()
+        for own, label in zip(votes, digits.test[1], strict=True)
+    ]
+    assert numbers["knn_accuracy"] == pytest.approx(np.mean(shared), abs=0.011)  # equally far points
 
     for key in ("negative_elbo", "bce", "kld"):
         assert f"{numbers[key]:.2f}" in user["evaluate"].out
