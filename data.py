@@ -54,7 +54,7 @@ def load_split(run, data_dir, split):
         raise DataError(
             f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
         )
-    if run.mixture is not None:  # of a finished run, which is measured
+    if run.mixture is not None and settings.of_folder:  # a finished run, which is measured
         train = found if split == "train" else load_split(replace(run, mixture=None), data_dir, "train")
         tell_other_images(run, train)
     return found

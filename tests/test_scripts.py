@@ -545,7 +545,8 @@ def test_interpolation_between_an_image_and_itself(trained, call, data_dir, own_
     options = ("--checkpoint", trained.checkpoint, "--data-dir", data_dir)
     assert call("interpolate", *options, "--index", 7, 7, "--out", "walk.png").code == 0
     (shown,) = cells(Image.open(own_folder / "walk.png"), scale=3)
-    assert (shown[1:-1] == shown[1]).all() and shown[1].any()
+    drawn = shown[1:-1].astype(int)
+    assert np.abs(drawn - drawn[0]).max() <= 1 and drawn.any()  # a place in the batch may move a rounding
 
 
 def test_interpolation_rows_show_the_digits_asked_for(trained, call, data_dir, own_folder, digits, cells):
