@@ -8,12 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-EPOCHS = (0, 1, 5, 20, 40, 60)
-CELL, PER_ROW, SHOWN = (
-    60,
-    8,
-    16,
-)  # pixels of an image with its margin; images in a row of a grid; z in the strip
+EPOCHS = (0, 20, 40, 60, 80, 95)
+CELL, PER_ROW = 60, 8  # pixels of an image with its margin; images in a row of a grid
+SHOWN = 16  # of the grid's z
 LEFT = 120  # pixels, for the epochs' names
 
 
@@ -21,7 +18,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="the folder of pictures of a run of at least 60 epochs")
+    parser.add_argument("run", type=Path, help="the folder of pictures of a run of at least 95 epochs")
     folder = parser.parse_args().run
     strip = Image.new("L", (LEFT + SHOWN * CELL, len(EPOCHS) * CELL), 255)
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(20)
