@@ -2,6 +2,7 @@
 
     python benchmark.py                                 # in two minutes on two CPU cores
     python benchmark.py --time-to 105.6                 # and the seconds to that test -ELBO
+    python benchmark.py --time-to 105.6 --flax          # also those of the fastest peer that we know of
     python benchmark.py --json outputs/benchmark.json   # the ratios for a machine, too
 
 Every round trains the same network on the same number of images in both ways, one right after the
@@ -12,12 +13,14 @@ the usual way: a torchvision data set with ToTensor, a DataLoader, float32, NCHW
     loss.item() in every step, the activation before the pooling: the same function
 
 --time-to trains until the test -ELBO, in nats per image with z sampled, is below a figure: this
-repository's network on a short schedule, and pytorch/examples' VAE (fully connected, 400 hidden
-units, 20 latents) in the usual way. They take turns, a sixth of an epoch each, and the test images
-are measured after every turn. What is compared is the time spent on training alone.
+repository's network on a short schedule, pytorch/examples' VAE (fully connected, 400 hidden units,
+20 latents) in the usual way, and with --flax that of flax's examples (500 hidden units), compiled by
+JAX. They take turns, a sixth of an epoch each, and the test images are measured after every turn.
+What is compared is the time spent on training alone, without JAX's second of compiling.
 """
 
 import copy
+import importlib.util
 import json
 import math
 import statistics
@@ -54,12 +57,16 @@ def parse_args():
     add("--batch-size", type=count, default=Settings.batch_size, help="images per step")
     add("--time-to", type=positive, metavar="NATS", help="also time training to this test -ELBO")
     add("--epochs", type=positive, default=0.5, help="of this repository's schedule for --time-to, in sixths")
+    add("--flax", action="store_true", help="also time flax's example VAE: pip install jax flax optax")
     add("--json", type=flags.user_path, metavar="FILE", help="also write the ratios to this file")
     add("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of this repository's steps")
     flags.add_data_dir(parser)
     flags.add_seed(parser)
     flags.add_device(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.flax and not (importlib.util.find_spec("flax") and importlib.util.find_spec("optax")):
+        parser.error("--flax needs JAX, which is not here: pip install jax flax optax")
+    return args
 
 
 def main():
@@ -148,7 +155,7 @@ def our_way(model, images, batch_size, steps, precision):
 
 
 def time_to(args, train, test_images, precision):
-    """Seconds of training to a test -ELBO below args.time_to, both ways; None where it never is."""
+    """Seconds of training to a test -ELBO below args.time_to, each way; None where it never is."""
     device = test_images.device
     torch.manual_seed(args.seed)
     networks = {"ours": ConvVAE().to(device), "example": Example().to(device)}
@@ -159,19 +166,27 @@ def time_to(args, train, test_images, precision):
         "ours": our_way(networks["ours"], train.images.to(device), args.batch_size, steps, precision),
         "example": usual_way(networks["example"], train, args.batch_size, EXAMPLE_LR),
     }
+    if args.flax:
+        from support.flax_way import flax_way  # here, not above: JAX is not among the requirements
+
+        networks["flax"], turns["flax"] = Example(hidden=500), EXAMPLE_EPOCHS * PARTS
+        ways["flax"] = flax_way(networks["flax"], train.images, args.batch_size, EXAMPLE_LR, args.seed)
     spent, result = dict.fromkeys(ways, 0.0), {"nats": args.time_to, "epochs": args.epochs}
     for turn in progress(range(max(turns.values())), desc="time to", unit="turn"):
         start = turn % PARTS * size
         for name in [name for name in ways if name not in result]:
             spent[name] += seconds(ways[name], slice(start, start + size))
-            generator = torch.Generator(device).manual_seed(args.seed)
-            bce, kld = elbo_terms(networks[name].eval(), batches(test_images), generator=generator)
+            where = next(networks[name].parameters()).device  # JAX's network is measured on the CPU
+            generator = torch.Generator(where).manual_seed(args.seed)
+            parts = batches(test_images.to(where))
+            bce, kld = elbo_terms(networks[name].eval(), parts, generator=generator)
             loss = (bce + kld).mean().item()
             if loss < args.time_to or turn + 1 == turns[name]:
                 reached = spent[name] if loss < args.time_to else None
                 result[name] = {"seconds": reached, "epochs": (turn + 1) / PARTS, "test_loss": loss}
-    if result["ours"]["seconds"] and result["example"]["seconds"]:
-        result["ratio"] = result["example"]["seconds"] / result["ours"]["seconds"]
+    for name in ways:
+        if name != "ours" and result["ours"]["seconds"] and result[name]["seconds"]:
+            result[name]["ratio"] = result[name]["seconds"] / result["ours"]["seconds"]
     return result
 
 
@@ -191,16 +206,16 @@ def table(n):
 
 def time_table(result):
     lines = [f"training until the test -ELBO is below {result['nats']:g} nats"]
-    for key, name in (("ours", "this repository"), ("example", "pytorch/examples")):
+    names = {"ours": "this repository", "example": "pytorch/examples", "flax": "flax's example"}
+    for key in [key for key in names if key in result]:
         way = result[key]
         time = "not reached" if way["seconds"] is None else f"{way['seconds']:6.1f} s"
         schedule = f" of {result['epochs']:g}" if key == "ours" else ""
+        ratio = f", {way['ratio']:.2f} times as long" if "ratio" in way else ""
         lines.append(
-            f"  {name:21} {time:>12}      {way['test_loss']:.2f} nats "
-            f"after {way['epochs']:.3g}{schedule} epochs"
+            f"  {names[key]:21} {time:>12}      {way['test_loss']:.2f} nats "
+            f"after {way['epochs']:.3g}{schedule} epochs{ratio}"
         )
-    if "ratio" in result:
-        lines.append(f"  ratio                 {result['ratio']:10.2f} times")
     return "\n".join(lines)
 
 

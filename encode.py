@@ -5,13 +5,12 @@
     python encode.py --split test                       # a whole split, and its 64 strangest images
     python encode.py --split train --npz outputs/z.npz  # the same for numpy
 
-The CSV has a row for each image: the file or the index, its label, mu and std of q(z|x), BCE, KL
-and -ELBO in nats (z sampled from q(z|x), --draws times), and the class the latent mixture takes it
-for at z = mu. A model trained with --binarize sees pixels drawn once, by --seed.
+The CSV has a row for each image: the file, as seen from the working folder, or the index, its label,
+mu and std of q(z|x), BCE, KL and -ELBO in nats (z sampled from q(z|x), --draws times), and the class
+the latent mixture takes it for at z = mu. A model trained with --binarize sees pixels drawn once, by --seed.
 """
 
 import argparse
-import csv
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +24,9 @@ from support import flags, pictures
 from support.arrays import is_array, read_array
 from support.device import generators, pick_device
 from support.errors import UserError, user_errors
-from support.files import check_outputs, write_file
+from support.files import check_outputs, from_here, write_file, write_table
 from support.folders import image_files
-from support.images import blank, needs_inverting, read_images
+from support.images import blank, needs_inverting, on_light_ground, read_images
 from support.measures import elbo_terms, most_likely_class
 from support.runs import open_model
 from support.terminal import DATA_DIR, next_step, progress, warn
@@ -91,7 +90,7 @@ def main():
         predicted = [run.classes[label] for label in most_likely_class(run.mixture, mu)]
     print(summary(chosen, numbers, predicted, args))
 
-    write_file(args.out, table(chosen, numbers, predicted).encode("utf-8", "surrogateescape"))
+    write_table(args.out, table(chosen, numbers, predicted))
     print(f"wrote {args.out}: a row for each image")
     if args.npz:
         buffer = io.BytesIO()
@@ -127,14 +126,17 @@ def read_files(files, args, run):
         if len(files) > 1 or args.center:
             raise UserError(f"{files[0]} is a file of arrays: name it alone, and without --center")
         images, labels, notes = read_array(files[0], size, invert)
-        names, labels = [f"{files[0]}[{i}]" for i in range(len(images))], labels or [""] * len(images)
+        names = [f"{from_here(files[0])}[{i}]" for i in range(len(images))]
+        labels = labels or [""] * len(images)
+        dark_ink = on_light_ground(images).float().mean() > 0.5
     else:
         images, kept, notes = read_images(files, size, invert, args.center, args.skip_bad)
         if not kept:
             raise UserError("none of the files could be read: name others")
-        names, labels = [files[number] for number in kept], [""] * len(kept)
-        if not invert and not blank(images).any() and needs_inverting(names[:100]):
-            warn("these look like dark ink on light paper: --invert turns them into what the model knows")
+        names, labels = [from_here(files[number]) for number in kept], [""] * len(kept)
+        dark_ink = needs_inverting([files[number] for number in kept[:100]])
+    if dark_ink and not invert and not blank(images).any():
+        warn("these look like dark ink on light paper: --invert turns them into what the model knows")
     print("\n".join(notes))
     return Chosen(images, names, labels, "image" + "s" * (len(images) > 1))
 
@@ -165,17 +167,14 @@ def summary(chosen, numbers, predicted, args):
 
 
 def table(chosen, numbers, predicted):
-    """The CSV's text."""
+    """The rows of the CSV."""
     first = "file" if isinstance(chosen.names[0], str) else "index"
     latents = range(numbers["mu"].shape[1])
     header = [first, "label", *(f"mu{i}" for i in latents), *(f"std{i}" for i in latents)]
     rows = torch.column_stack(list(numbers.values())).tolist()  # (N, 2 * latent_dim + 3)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, "bce", "kld", "negative_elbo", "class"])
+    yield [*header, "bce", "kld", "negative_elbo", "class"]
     for name, label, row, taken_for in zip(chosen.names, chosen.labels, rows, predicted, strict=True):
-        writer.writerow([name, label, *(f"{value:.7g}" for value in row), taken_for])
-    return text.getvalue()
+        yield [name, label, *(f"{value:.7g}" for value in row), taken_for]
 
 
 if __name__ == "__main__":

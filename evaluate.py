@@ -3,12 +3,12 @@
     python evaluate.py                                  # one table
     python evaluate.py --samples                        # and how good its samples are
     python evaluate.py --iw-samples 5000 --checkpoint checkpoints/pretrained_binarized.pt   # and -log p(x)
-    python evaluate.py --json outputs/numbers.json      # all of it for a machine, too
+    python evaluate.py --json outputs/numbers.json      # and all numbers as JSON
 
 All losses are in nats per image: summed over pixels and latents, averaged over images,
 with z sampled from q(z|x). A model trained with --binarize is measured on pixels drawn
-once from the test images' gray levels, by --seed and the same on every device;
-one trained with --validate, on the training images that it held out.
+once from the test images' gray levels, with --seed, alike on every device. One trained
+with --validate is measured on the training images that it held out.
 """
 
 import json
@@ -18,17 +18,25 @@ import torch
 
 from data import EVAL_BATCH, batches, draw_pixels, load_split, to_float
 from mixture import TEMPERATURE, sample_labels, sample_mixture
-from model import RECON, recon_loss
+from model import RECON
 from support import flags
-from support.device import generators, pick_device
+from support.device import generators, pick_device, pick_precision
 from support.errors import UserError, user_errors
 from support.files import check_outputs, write_file
 from support.judge import load_judge, sample_numbers, sample_table
-from support.measures import elbo_terms, entropy, iw_log_likelihood, neighbor_accuracy, standard_error
+from support.measures import (
+    elbo_terms,
+    entropy,
+    iw_log_likelihood,
+    neighbor_accuracy,
+    part_size,
+    recon_of_all,
+    standard_error,
+)
 from support.runs import mixture_of, open_model
 from support.terminal import progress, warn
 
-IW_IMAGES = 20  # images for each of which many z are decoded at a time
+IW_IMAGES = 20  # at a time, with many z each
 ACTIVE = 0.01  # a latent unit is active if the variance of its mu over images exceeds this
 
 
@@ -39,8 +47,8 @@ def parse_args():
     flags.add_checkpoint(parser)
     add("--draws", type=count, default=10, help="how often z is sampled for each image")
     add("--iw-samples", type=count, metavar="K", help="also estimate -log p(x) from K samples of z")
-    add("--iw-spread", type=spread, default=1.0, help="multiply the std of these z by this, up to 1 at most")
-    add("--iw-precision", choices=["fp32", "bf16"], default="fp32", help="of the decoder for these z")
+    add("--iw-spread", type=spread, default=1.0, help="widen q(z|x) by this factor, no std beyond 1")
+    add("--iw-precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the decoder for these z")
     add("--samples", action="store_true", help="also judge samples, by a classifier trained in a minute")
     add("--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file")
     flags.add_data(parser)
@@ -54,6 +62,7 @@ def main():
     args = parse_args()
     device = pick_device(args.device)
     model, run, path = open_model(args.checkpoint, device, args.images)
+    model.to(memory_format=torch.channels_last)  # faster on a CPU
     check_outputs(args.json, spare=[path])
     settings = run.settings
     mixture = mixture_of(run, path) if args.samples else None  # if missing, say so now, not in an hour
@@ -78,14 +87,16 @@ def main():
         "device": device.type,
         "torch": torch.__version__,
     }
-    mu, _ = model.encode_all(x.split(EVAL_BATCH))
+    mu, _ = model.encode_all(x.split(part_size(x)))
     numbers |= elbo_numbers(model, x, mu, args.draws, generator)
     if run.classes:
-        train_mu, _ = model.encode_all(batches(train_images, EVAL_BATCH, settings.binarize, generator))
+        parts = batches(train_images, EVAL_BATCH, settings.binarize, generator)
+        train_mu, _ = model.encode_all(part for batch in parts for part in batch.split(part_size(x)))
         numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
     print(table(numbers))
     if args.iw_samples:
-        numbers |= iw_numbers(model, x, args.iw_samples, generator, args.iw_precision, args.iw_spread)
+        precision = pick_precision(args.iw_precision, device)
+        numbers |= iw_numbers(model, x, args.iw_samples, generator, precision, args.iw_spread)
         print(iw_line(numbers))
     if args.samples:
         judge = load_judge("outputs", train_images, train.labels)
@@ -112,8 +123,7 @@ def elbo_numbers(model, x, mu, draws, generator):
     """The negative ELBO of images x (N, 1, 28, 28) with latents mu (N, latent_dim), z sampled or at mu."""
     parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld = elbo_terms(model, parts, draws, generator)
-    pairs = zip(mu.to(x.device).split(EVAL_BATCH), x.split(EVAL_BATCH), strict=True)
-    bce_at_mu = torch.cat([recon_loss(model.decode_logits(z), part) for z, part in pairs])
+    bce_at_mu = recon_of_all(model, mu.to(x.device), x)
     return {
         "negative_elbo": (bce + kld).mean().item(),
         "negative_elbo_se": standard_error(bce + kld),
@@ -147,20 +157,16 @@ def draw_images(model, mixture, train_images, x, seed, generator):
     Gray even for a model of black and white pixels, whose decoder answers with their means.
     """
     n, classes, cpu = len(x), len(mixture["share"]), torch.Generator().manual_seed(seed)
-    subset = torch.randperm(len(train_images), generator=cpu)[:n].to(train_images.device)
+    order = torch.randperm(len(train_images), generator=cpu).to(train_images.device)
     recon_z = [model.reparameterize(*model.encode(part), generator) for part in x.split(EVAL_BATCH)]
     asked = torch.arange(classes).repeat_interleave(max(1, n // classes))  # in equal numbers, in order
-    others = torch.randperm(
-        len(train_images), generator=torch.Generator().manual_seed(seed)
-    )  # not cpu's draw
-    halves = others[: 2 * n].to(train_images.device).chunk(2)
 
     def draw(labels):
         return model.decode_all(sample_mixture(mixture, labels, generator=cpu))
 
     return {
-        "train": to_float(train_images[subset]),
-        "halves": [to_float(train_images[half]) for half in halves],
+        "train": to_float(train_images[order[:n]]),
+        "halves": [to_float(train_images[half]) for half in order[: 2 * n].chunk(2)],  # for the floor
         "recon": model.decode_all(torch.cat(recon_z)),
         "prior": model.sample(n, generator=cpu),
         "mixture": draw(sample_labels(mixture, n, cpu)),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 LEAK = 0.1  # slope of every LeakyReLU below zero
-LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55: wider than any posterior, narrow enough for exp()
+LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55: posteriors stay within, and exp() cannot overflow
 
 
 class ConvVAE(nn.Module):
@@ -23,8 +23,8 @@ class ConvVAE(nn.Module):
 
     The arguments are all it takes to rebuild a model; ``config`` holds them as a dict.
 
-    latent_dim: size of z; channels: feature maps of the encoder at 28 x 28, 14 x 14 and 7 x 7, the last
-    two the decoder's as well; hidden_dim: width of the fully connected layers; dropout: probability, in
+    latent_dim: size of z; channels: feature maps at 28 x 28 (of the encoder), 14 x 14 and 7 x 7 (of both
+    halves); hidden_dim: width of the fully connected layers; dropout: probability, in
     training, of dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28
     in the comments here. Raises ValueError if image_size is not a multiple of 4.
     """
@@ -83,7 +83,7 @@ class ConvVAE(nn.Module):
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
-        h = self.encoder(x.to(self.mu_head.weight.dtype))  # so that model.half() works
+        h = self.encoder(x.to(self.mu_head.weight.dtype))  # the weights' own, so that model.half() works
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3), no copy in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
@@ -106,11 +106,11 @@ class ConvVAE(nn.Module):
     def forward(self, x, generator=None):
         """The training pass: x (B, 1, 28, 28) in [0, 1] -> logits, mu, logvar.
 
-        Logits, not images: the BCE on logits keeps its gradient where a sigmoid has
-        saturated. The loss is summed in float32, whatever the precision of the logits.
+        Logits, not images: the BCE on logits keeps its gradient where a sigmoid has saturated.
         """
         mu, logvar = self.encode(x)
-        return self.decode_logits(self.reparameterize(mu, logvar, generator)), mu, logvar
+        z = self.reparameterize(mu, logvar, generator)
+        return self.decode_logits(z), mu, logvar
 
     @torch.no_grad()
     def encode_all(self, batches):
@@ -127,7 +127,7 @@ class ConvVAE(nn.Module):
     def sample(self, n, temperature=1.0, generator=None):
         """n images decoded from z ~ N(0, temperature^2 I): float32 (n, 1, 28, 28) in [0, 1], on the CPU.
 
-        For a model in eval mode. ``generator`` is of the CPU, so that a seed gives the same z on all devices.
+        For a model in eval mode. ``generator`` is a CPU generator: a seed gives the same z on all devices.
         """
         return self.decode_all(temperature * torch.randn(n, self.config["latent_dim"], generator=generator))
 
@@ -135,7 +135,7 @@ class ConvVAE(nn.Module):
 class ResidualBlock(nn.Module):
     """x + body(x): (B, maps, H, W) -> the same.
 
-    Pre-activated (He et al. 2016, arXiv:1603.05027), but with one batch norm alone. The last convolution
+    Pre-activated (He et al. 2016, arXiv:1603.05027), but with only one batch norm. The last convolution
     starts at zero (Zhang et al. 2019, arXiv:1901.09321), so that an untrained block passes x on as it is.
     """
 
@@ -155,7 +155,7 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-RECON = "BCE"  # what tables call the reconstruction term, and checkpoints the likelihood
+RECON = "BCE"  # the reconstruction term's name in tables, and the likelihood's in checkpoints
 
 
 def recon_loss(logits, x):

@@ -11,10 +11,10 @@ LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
 
 def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
-    """Muon for convolutions with several input and output channels, AdamW, with these betas, for the rest.
+    """Muon for convolutions with several input and output channels; AdamW, with these betas, for the rest.
 
-    The fully connected weights alone decay: they are nearly all parameters, and those that overfit.
-    Muon would more than double the time of a step on them. benchmark.py has other betas.
+    Only the fully connected weights decay: they are nearly all of the parameters, and those that overfit.
+    Muon would more than double the time of a step on them. benchmark.py passes other betas.
     """
     convolutions, matrices, others = [], [], []
     for p in model.parameters():
@@ -56,19 +56,20 @@ class MuonAdamW(torch.optim.AdamW):
         super().step()
 
     def muon_step(self, parameters, lr, weight_decay):
-        """One step of parameters of one shape, made orthogonal together: one by one would take longer."""
+        """One step for parameters of one shape, orthogonalised in one batch: one by one takes longer."""
         ahead = []
         for p in parameters:
             state = self.state[p]
-            if "momentum" not in state:  # AdamW looks for a step in every state that it restores
+            if "momentum" not in state:  # load_state_dict wants a "step" in every state
                 state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
             state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-            # Nesterov's: this gradient once more. (out, in, k, k) -> (out, in * k * k); in and out change
-            # places in a transposed convolution
+            # Nesterov: the momentum, moved towards this gradient once more. (out, in, k, k) ->
+            # (out, in * k * k); in and out change places in a transposed convolution
             ahead.append(p.grad.lerp(state["momentum"], MOMENTUM).flatten(1))
             p.grad = None  # so that AdamW passes it by
         for p, direction in zip(parameters, orthogonal(torch.stack(ahead)), strict=True):
             p.mul_(1 - lr * weight_decay)
+            # orthogonal rows have a root mean square of 1 / sqrt(columns): this makes it 0.2 lr
             p.sub_(direction.view_as(p) * (0.2 * max(direction.shape) ** 0.5 * lr))
 
 
@@ -76,9 +77,12 @@ def orthogonal(matrices):
     """About U V^T for every matrix U S V^T of (..., rows, columns), without its SVD.
 
     Singular values of at least 0.0015 times the matrix's norm end between 0.68 and 1.21, smaller ones below.
+    All rounds work on the small square matrix x x^T: no convolution here has more rows than columns.
     """
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
+    square = x @ x.mT  # U S^2 U^T
+    factor = identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     for _ in range(ROUNDS):
-        square = x @ x.mT  # U S^2 U^T, so that the next line is U p(S) V^T
-        x = LINEAR * x + (CUBIC * square + QUINTIC * square @ square) @ x
-    return x
+        ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square  # U p(S) / S U^T
+        factor, square = ratio @ factor, ratio @ square @ ratio
+    return factor @ x

@@ -1,7 +1,7 @@
 """Every setting of a run, once: name, type, default, help and bounds. And the data sets there are.
 
 train.py makes a flag of each field, the checkpoint keeps its value, and --resume takes it from there.
-A new setting is one line here; in the group "network" it is an argument of ConvVAE, and in its config.
+A new setting is one line here; one in the group "network" must be an argument of ConvVAE, too.
 """
 
 import math
@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 
 class DataSet(NamedTuple):
-    """A data set in MNIST's format: IDX files of 28 x 28 images and of their labels, in DATA/folder/raw."""
+    """A data set in MNIST's format: IDX files of 28 x 28 images and of labels, in DATA_DIR/folder/raw."""
 
-    folder: str  # also torchvision's name for it, which downloads it if it knows the name
+    folder: str  # also the name of torchvision's class, if there is one to download it
     classes: list  # their names, in the order of their labels
     train: str = "train"  # how the names of its files begin: train-images-idx3-ubyte, …
     test: str = "t10k"
-    transposed: bool = False  # the files have columns for rows
+    transposed: bool = False  # rows and columns of its images are swapped
     first_label: int = 0
 
 
 def emnist(split, classes, first_label=0):
-    """One of EMNIST's data sets, whose classes are as in torchvision, which calls it a split."""
+    """One of EMNIST's data sets, which torchvision calls its splits, with torchvision's classes."""
     return DataSet("EMNIST", classes, f"emnist-{split}-train", f"emnist-{split}-test", True, first_label)
 
 
@@ -49,7 +49,7 @@ def setting(default, help, group="training", **bounds):
 
 
 def check_bounds(value, at_least=-math.inf, above=-math.inf, below=2**31, multiple_of=None, choices=None):
-    """Raise ValueError unless ``value`` is within these bounds, as NaN never is."""
+    """Raise ValueError unless ``value`` is within these bounds; NaN is within none."""
     if choices is not None:
         bounds = {f"one of {', '.join(choices)}": value in choices}
     else:
@@ -77,7 +77,7 @@ class Settings:
     epochs: int = setting(20, "passes over the training images", at_least=1)
     batch_size: int = setting(128, "images per step, of all processes together", at_least=1)
     lr: float = setting(4e-3, "peak learning rate", above=0)
-    weight_decay: float = setting(0.1, "AdamW's, of the fully connected layers alone", at_least=0)
+    weight_decay: float = setting(0.1, "AdamW's, of the fully connected layers only", at_least=0)
     beta: float = setting(1.0, "weight of the KL", at_least=0)
     importance_samples: int = setting(1, "z per image; above 1, importance-weighted bound", at_least=1)
     precision: str = setting("auto", "auto: bf16 where the hardware has it", choices=["auto", "fp32", "bf16"])
@@ -89,7 +89,7 @@ class Settings:
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
     validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
-    binarize_epochs: int = setting(0, "draw them in the first N epochs alone, as noise", "data", at_least=0)
+    binarize_epochs: int = setting(0, "draw them in the first N epochs only, as noise", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
 
     def __post_init__(self):
@@ -111,7 +111,7 @@ class Settings:
 
     @property
     def network(self):
-        """The arguments of ConvVAE, {name: value}."""
+        """The settings that are arguments of ConvVAE, {name: value}."""
         names = [item.name for item in fields(self) if item.metadata["group"] == "network"]
         return {name: getattr(self, name) for name in names}
 
@@ -122,10 +122,10 @@ class Settings:
 
     @property
     def of_folder(self):
-        """Whether the run trains on a folder of images."""
+        """Whether ``dataset`` is a folder or a file of one's own, and no name in DATASETS."""
         return self.dataset not in DATASETS
 
     @property
     def dataset_name(self):
-        """What to call the data set: without the way to its folder."""
+        """What to call the data set: without the path to its folder."""
         return Path(self.dataset).name if self.of_folder else self.dataset

@@ -14,7 +14,6 @@ the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.
 import functools
 import itertools
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,14 @@ from model import ConvVAE, vae_loss
 from optimizer import make_optimizer
 from support import distributed, flags, pictures
 from support.checkpoint import in_half, load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
-from support.device import graphed, pick_device
+from support.device import graphed, pick_device, timed
 from support.errors import UserError, user_errors
 from support.measures import Means
 from support.reports import check_finite, describe, metrics, report, save_reports
 from support.runs import check_images, claim_folder, lock_checkpoint, new_run, resume_run
 from support.terminal import CHECKPOINT, next_step, progress
 
-WARMUP_STEPS = 200  # of linear learning-rate warm-up; a tenth of the run where that is less
+WARMUP_STEPS = 200  # the learning rate rises over these, or over a tenth of all steps if that is less
 FINAL_LR = 0.01  # the cosine ends at this fraction of the peak
 
 
@@ -47,11 +46,7 @@ def parse_args():
     flags.add_data_dir(files)
     add = files.add_argument
     add("--checkpoint", type=flags.user_path, default=CHECKPOINT, help="the file to train into")
-    add(
-        "--out",
-        type=flags.user_path,
-        help="folder of pictures and metrics (default: outputs/NAME of NAME.pt)",
-    )
+    add("--out", type=flags.user_path, help="folder for pictures and metrics (default: outputs/NAME)")
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
     add("--overwrite", action="store_true", help="start anew over an earlier run's files")
     args = parser.parse_args()
@@ -62,51 +57,50 @@ def parse_args():
 
 def main():
     args = parse_args()
-    device = distributed.init(pick_device(args.device))
-    if args.resume or distributed.should_resume():  # go on with a run
-        model, run = load_checkpoint(args.checkpoint)
+    device = distributed.init(pick_device(args.device))  # under torchrun, this rank's
+    if args.resume or distributed.should_resume():  # the latter after torchrun has restarted us
+        model, run = load_checkpoint(args.checkpoint)  # run: a support.checkpoint.Run, all but the weights
         run = resume_run(run, args, device)
-    elif "from_" in args:  # start from a trained model (only settings that were typed are in args)
+    elif hasattr(args, "from_"):  # start from a trained model; settings that were not typed are not in args
         model, parent = load_checkpoint(args.from_)
         run = new_run(args, device, parent)
     else:  # start anew
         run = new_run(args, device)
         torch.manual_seed(run.settings.seed)
         model = ConvVAE(**run.settings.network)
-    settings = run.settings
+    settings = run.settings  # with a precision of fp32 or bf16: "auto" has been resolved
 
     with lock_checkpoint(run, args.checkpoint):
-        with distributed.local_main_process_first():  # which may download: the others find it there
+        with distributed.local_main_process_first():  # the first may download, while the others wait
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
-        check_images(run, train, test)
+        check_images(run, train, test)  # are they those that the run began with? A new one takes note
         train, test = train.to(device), test.to(device)
         model.to(device, memory_format=torch.channels_last)
         samples = settings.importance_samples  # z per image
         network = ImportanceWeighted(model, samples) if samples > 1 else model
-        ddp_model = distributed.wrap(network, settings.batch_size)  # itself, where one process trains alone
+        ddp_model = distributed.wrap(network, settings.batch_size)  # network itself without torchrun
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
-        restore_optimizer(optimizer, run)  # of a run that goes on
-        step = functools.partial(train_step, ddp_model, optimizer, settings)
-        step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, as a CUDA graph
+        restore_optimizer(optimizer, run)  # if the run goes on
+        step = functools.partial(train_step, ddp_model, optimizer, settings)  # step(x, y, lr, beta, weight)
+        step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, then replayed
 
         if distributed.is_main_process():
-            claim_folder(run, args.overwrite)
+            claim_folder(run, args.overwrite)  # run.out, unless it holds another run's pictures
             print(describe(model, run, device, train, test))
-            # epoch 0, or in a run that goes on the last one, whose pictures may be missing after a kill
+            # the untrained model; a resumed run saves its last epoch again, lest its pictures are missing
             save(args.checkpoint, model, optimizer, run, test)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
-            start = time.perf_counter()  # a clock that never jumps
-            train_loss = train_epoch(ddp_model, step, train, epoch, settings)
-            seconds = time.perf_counter() - start
+            with timed(device) as clock:
+                train_loss = train_epoch(ddp_model, step, train, epoch, settings)
             test_loss = mean_loss(network, test, settings)
-            row = metrics(epoch, train_loss, test_loss, len(train.images), seconds)
+            row = metrics(epoch, train_loss, test_loss, len(train.images), clock.seconds)
             check_finite(row, model, settings, args.checkpoint)
             run.history.append(row)
             if distributed.is_main_process():
                 save(args.checkpoint, model, optimizer, run, test)
                 print(report(row, settings), flush=True)
         if distributed.is_main_process():
-            finish(args.checkpoint, model, run, train, args.data_dir)
+            finish(args.checkpoint, model, run, train, args.data_dir)  # in half precision, with the mixture
     distributed.destroy()
 
 
@@ -137,17 +131,17 @@ def train_epoch(network, step, train, epoch, settings):
             losses = step(x, y, lr, beta, weight)
             means.add(losses, len(x))
             bar.update()
-            if number % 50 == 0:  # asking a GPU for a number makes it wait
+            if number % 50 == 0:  # .item() waits until a GPU is done: not in every step
                 bar.set_postfix_str(f"loss {losses[0].item():.2f}")
     return means.compute()
 
 
 def train_step(network, optimizer, settings, x, y, lr, beta, weight):
-    """One step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): the ``(loss, bce, kld)`` before it.
+    """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
     ``weight`` makes up for ranks with unequal parts of a batch: 1 where one process trains alone. On a CUDA
     GPU a step is recorded once and repeated with other x, y, lr, beta and weight. So whatever changes from
-    step to step has to be passed in, and nothing here may ask for a number, with .item(), print or if.
+    step to step has to be passed in, and nothing may depend on a tensor's value, as .item() and print do.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -159,12 +153,12 @@ def train_step(network, optimizer, settings, x, y, lr, beta, weight):
 
 
 def loss_of_batch(network, x, y, beta, settings, generator=None):
-    """The ``(loss, bce, kld)`` that is minimised, on images x (B, 1, 28, 28) in [0, 1].
+    """The ``(loss, bce, kld)`` of images x (B, 1, 28, 28) in [0, 1]; training minimises the loss.
 
     The labels y (B,) are for a network that is conditional on them, which ConvVAE is not.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits, mu, logvar, *z = network(x, generator)  # z from ImportanceWeighted alone
+        logits, mu, logvar, *z = network(x, generator)  # z is [], and [z] from ImportanceWeighted
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
     return vae_loss(logits, x, mu, logvar, beta)
@@ -173,13 +167,13 @@ def loss_of_batch(network, x, y, beta, settings, generator=None):
 @torch.no_grad()
 def mean_loss(network, split, settings):
     """Mean ``(loss, bce, kld)`` over images that are not trained on, with the same random z every epoch."""
-    network.eval()
-    distributed.broadcast_buffers(network)
+    network.eval()  # not in DDP, since ranks have unequal numbers of batches
+    distributed.broadcast_buffers(network)  # rank 0's means and variances of batch norms, which are saved
     means = Means(split.images.device)
     size = max(1, EVAL_BATCH // settings.importance_samples)
     parts = enumerate(zip(batches(split.images, size), split.labels.split(size), strict=True))
-    # each rank takes its turn; the number of a batch, not the rank, seeds its z
-    for number, (x, y) in itertools.islice(parts, distributed.get_rank(), None, distributed.get_world_size()):
+    mine = itertools.islice(parts, distributed.get_rank(), None, distributed.get_world_size())
+    for number, (x, y) in mine:  # the number of a batch, not the rank, seeds its z
         generator = torch.Generator(x.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, y, settings.beta, settings, generator), len(x))
@@ -187,15 +181,15 @@ def mean_loss(network, split, settings):
 
 
 def learning_rate(step, total_steps, peak):
-    """Linear warm-up to ``peak``, then a cosine down to FINAL_LR of it at the last step.
+    """Linear warm-up to ``peak``, then a cosine down to about FINAL_LR of it.
 
     A function of the step alone, so that a run that goes on has no scheduler's state to restore.
     """
     warmup = min(WARMUP_STEPS, total_steps // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / (total_steps - warmup)
-    return peak * (FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * progress)))
+    done = (step - warmup) / (total_steps - warmup)
+    return peak * (FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def mix_seed(*numbers):
@@ -212,7 +206,7 @@ def save(path, model, optimizer, run, test):
     save_checkpoint(path, model, run)
     distributed.set_resumable()  # for the processes that torchrun may start in place of dead ones
     generator = torch.Generator(test.images.device).manual_seed(run.settings.seed)
-    (x,) = batches(test.images[:32], binarize=run.settings.binarize, generator=generator)
+    x = draw_pixels(to_float(test.images[:32]), run.settings.binarize, generator)
     save_reports(model, run, x)
 
 
@@ -233,9 +227,8 @@ def latent_mixture(model, train, settings):
     """The mixture that sums up where the encoder sends the training images of each class."""
     model.eval()
     generator = torch.Generator(train.images.device).manual_seed(settings.seed)
-    z = []
-    for x in batches(train.images, EVAL_BATCH, settings.binarize, generator):
-        z.append(model.reparameterize(*model.encode(x), generator))
+    parts = batches(train.images, EVAL_BATCH, settings.binarize, generator)
+    z = [model.reparameterize(*model.encode(x), generator) for x in parts]
     try:
         return fit_mixture(torch.cat(z).cpu(), train.labels.cpu(), settings.seed)
     except (ValueError, torch.linalg.LinAlgError) as error:

@@ -79,7 +79,7 @@ def scatter(points, labels, names):
         axes.scatter(*own.T, color=color, label=pictures.plain(name), **dots)
         if len(names) <= 30:  # more cannot be read
             axes.text(*np.median(own, axis=0), pictures.plain(name), fontsize=17 if few else 11, **text)
-    if names:
+    if 0 < len(names) <= 120:  # more leave no room for the points
         axes.legend(
             frameon=False,
             fontsize=12 if few else 8,
@@ -89,7 +89,7 @@ def scatter(points, labels, names):
             loc="center left",
             bbox_to_anchor=(1, 0.5),
         )
-    else:
+    elif not names:
         axes.scatter(*points.T, color=pictures.PALETTE[0], **dots)
     axes.set_aspect("equal")
     axes.set_xticks([])

@@ -1,10 +1,18 @@
-"""Where and how to compute: devices, precision, random generators, and CUDA graphs of training steps."""
+"""Where and how to compute: devices, precision, random generators, a clock, and CUDA graphs of steps."""
+
+import contextlib
+import os
+import time
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 
 from support.errors import UserError
+from support.terminal import warn
 
+BUSY = 0.8  # of its threads' time: with less, for so many seconds, training shares its cores
+LONG_ENOUGH = 10
 STEPS_BEFORE = 3  # are made as they come: libraries choose their kernels, the optimiser makes its state
 
 
@@ -48,6 +56,26 @@ def generators(seed, device):
     """Two generators: one on the CPU, for what is to be the same on every device, and one on the device."""
     on_cpu = torch.Generator().manual_seed(seed)
     return on_cpu, on_cpu if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def timed(device):
+    """Times what is done in it, in ``seconds``; says so where other programs have taken a CPU's cores.
+
+    Each thread waits for the others many times in a step, and spins meanwhile. Where there are not cores
+    enough for that, it burns the time slices that the thread it waits for could have had.
+    """
+    clock, start, start_cpu = SimpleNamespace(seconds=None), time.perf_counter(), time.process_time()
+    yield clock
+    clock.seconds = time.perf_counter() - start
+    share = (time.process_time() - start_cpu) / (clock.seconds * torch.get_num_threads())
+    told = "OMP_WAIT_POLICY" in os.environ or device.type != "cpu"
+    if share < BUSY and clock.seconds >= LONG_ENOUGH and not told:
+        warn(
+            f"other programs keep the cores busy (this one has {share:.0%} of the time of its "
+            f"{torch.get_num_threads()} threads): stop, and go on faster beside them with "
+            "OMP_WAIT_POLICY=passive python train.py --resume"
+        )
 
 
 def graphed(step, optimizer, device):

@@ -27,7 +27,10 @@ HALVES = {
     "test": ("test", "testing", "testset", "testingset"),
     "validation": ("val", "valid", "validation", "valset", "validationset"),
 }
-THUMBNAILS = ("@eadir", "__macosx", "thumbs.db", "desktop.ini")  # not hidden by their names, and nobody's own
+SYSTEMS = (  # not hidden by their names, and nobody's own: thumbnails, and what was thrown away
+    *("@eadir", "__macosx", "__pycache__", "thumbs.db", "desktop.ini", "icon\r", "lost+found"),
+    *("#recycle", "@recycle", "$recycle.bin", "system volume information"),
+)
 LAYOUTS = "FOLDER/<class>/*, FOLDER/train/<class>/* and FOLDER/test/<class>/*, or FOLDER/*"
 
 
@@ -53,11 +56,15 @@ def load_folder(settings, split):
         advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])
-    if classes:
-        counts = torch.bincount(labels, minlength=len(classes)).tolist()
-        named = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)]
-        notes = [f"{len(classes)} class{'es' * (len(classes) > 1)}: {listed(named)}", *notes]
+    notes = [class_note(labels, classes), *notes] if classes else notes
     return images, labels, classes, "folder", [paths[number] for number in kept], notes
+
+
+def class_note(labels, classes):
+    """How many images each class has, in words; labels are int64 (N,)."""
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    named = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)]
+    return f"{len(classes)} class{'es' * (len(classes) > 1)}: {listed(named)}"
 
 
 def image_files(folder):
@@ -85,16 +92,22 @@ def find_splits(folder, validate):
             raise DataError(
                 f"{halves['train'] / name} has {found}, and a class needs several: add some, or remove it"
             )
+
+    def way(sample):
+        """From the folder to an image, in one form of Unicode."""
+        path = Path(sample[0]).relative_to(halves["train"]).as_posix()
+        return os.fsencode(unicodedata.normalize("NFC", path))
+
     if "test" in halves:
         test = _of_classes(halves["test"], halves["train"], classes, seen)
     else:
-        train, test = _hold_out(train, halves["train"], "test")
+        train, test = hold_out(train, "test", way)
     if "validation" in halves:
         validation = _of_classes(halves["validation"], halves["train"], classes, seen)
         if not validate:
             warn(f"left out {halves['validation']}, which is for --validate")
     else:
-        kept, validation = _hold_out(train, halves["train"], "validation")
+        kept, validation = hold_out(train, "validation", way)
         train = kept if validate else train
     return {"train": train, "test": test, "validation": validation}, classes
 
@@ -117,8 +130,14 @@ def _unwrap(folder, half=None):
 def _find_halves(root):
     """The folders of the halves that ``root`` has; it is "train" itself where it has none."""
     here, found = _look(root), {}
-    for folder in here.folders:
-        half = _half_of(folder.name)
+    names = [folder.name for folder in here.folders]
+    halves = [_half_of(name) for name in names]
+    if not any(halves):  # seg_train and seg_test, of which one alone is none
+        halves = [_half_of(name, of_a_word=True) for name in names]
+        if "train" not in halves or len({*halves} - {None}) == 1:
+            return {"train": root}
+        warn(f"taking {listed([name for name, half in zip(names, halves, strict=True) if half])} for halves")
+    for half, folder in zip(halves, here.folders, strict=True):
         if half in found:
             raise DataError(f"{found[half]} and {folder} are one half by their names: keep one of them")
         if half:
@@ -138,10 +157,11 @@ def _find_halves(root):
     return {half: _unwrap(folder, half) for half, folder in found.items()}
 
 
-def _half_of(name):
-    """The half that a folder's name stands for, or None."""
-    letters = re.sub("[^a-z]", "", name.lower())
-    return next((half for half, names in HALVES.items() if letters in names), None)
+def _half_of(name, of_a_word=False):
+    """The half that a folder's name stands for, or a word of it, as in testImages; or None."""
+    words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    words = words if of_a_word else ["".join(words)]
+    return next((half for half, names in HALVES.items() if {*names} & {*words}), None)
 
 
 def _of_classes(folder, train, classes, seen):
@@ -157,21 +177,21 @@ def _of_classes(folder, train, classes, seen):
     return [(path, classes.index(names[label]) if classes else 0) for path, label in samples]
 
 
-def _hold_out(samples, root, name):
-    """The samples in two lists: those to keep, and about a sixth of them, held out under this name.
+def hold_out(samples, name, key):
+    """Pairs (…, label) in two lists: those to keep, and about a sixth of them, held out under this name.
 
-    Each is chosen by a hash of its path, so that images added later move no other; of very few, two are.
+    Each is chosen by a hash of its key, of bytes, so that those added later move no other; of very few,
+    two are. Two of each label are kept, as the mixture needs them.
     """
-
-    def share(sample):
-        path = unicodedata.normalize("NFC", Path(sample[0]).relative_to(root).as_posix())
-        digest = hashlib.blake2b(os.fsencode(f"{name}/{path}"), digest_size=4).digest()
-        return int.from_bytes(digest, "big") / 2**32
-
-    shares = [share(sample) for sample in samples]
-    limit = max([1 / 6, *sorted(shares)[1:2]])
-    kept = [sample for sample, own in zip(samples, shares, strict=True) if own > limit]
-    return kept, [sample for sample, own in zip(samples, shares, strict=True) if own <= limit]
+    hashes = [hashlib.blake2b(name.encode() + b"/" + key(sample), digest_size=4) for sample in samples]
+    shares = [int.from_bytes(own.digest(), "big") / 2**32 for own in hashes]
+    limit, largest = max([1 / 6, *sorted(shares)[1:2]]), {}
+    for (_, label), own in zip(samples, shares, strict=True):
+        largest[label] = sorted([*largest.get(label, ()), own])[-2:]
+    kept, held_out = [], []
+    for sample, own in zip(samples, shares, strict=True):
+        (held_out if own <= limit and own < largest[sample[1]][0] else kept).append(sample)
+    return kept, held_out
 
 
 def _find_samples(root, seen):
@@ -187,14 +207,19 @@ def _find_samples(root, seen):
     folders = [folder for folder in here.folders if folder not in nested]
     classes = _class_names(root, folders)
     samples = []
+    seen |= {os.path.realpath(folder) for folder in folders}  # a link leads to no other class
     for label, folder in enumerate(folders):
+        seen.discard(os.path.realpath(folder))
         samples += [(path, label) for path in _images_under(folder, seen, others)]
     if folders:
         others += here.images  # beside the class folders: of no class
     else:
         samples = [(path, 0) for path in _images_under(root, seen - {os.path.realpath(root)}, others)]
     if not samples:
-        raise DataError(f"{root} has no images, nor class folders with images ({', '.join(EXTENSIONS)})")
+        there = [*others, *here.others]
+        what = f"{root} has no images, nor class folders with images ({', '.join(EXTENSIONS)})"
+        how = f": convert or rename {there[0]} and the like, or name a file of arrays itself" if there else ""
+        raise DataError(what + how)
     if others or here.others:
         others += here.others if folders else []
         warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
@@ -235,7 +260,7 @@ def _look(folder):
     listing = _Listing([], [], [])
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.name.startswith(".") or entry.name.lower() in THUMBNAILS:
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEMS:
             continue
         if entry.is_dir():
             listing.folders.append(path)

@@ -49,8 +49,15 @@ def load_idx(settings, data_dir, split):
 
 def _places(name, data_dir):
     """The folders to look in: first the one where the files belong, then where people have them as well."""
-    home = data_dir / DATASETS[name].folder
-    return home / "raw", home, data_dir, data_dir / "raw"
+    folder = DATASETS[name].folder
+    own = [_letters(folder), _letters(name)]  # mnist and Fashion_MNIST, too
+    homes = [data_dir / folder, *(home for home in sorted(data_dir.glob("*/")) if _letters(home.name) in own)]
+    places = [home / inner for home in homes for inner in ("raw", "", f"{folder}/raw")]
+    return [*places, data_dir, data_dir / "raw"]
+
+
+def _letters(name):
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _find_files(name, data_dir, half):

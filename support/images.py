@@ -17,10 +17,12 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif"),
     *(".pbm", ".pgm", ".ppm", ".pnm"),
 )
-CONVERT = (".heic", ".heif", ".pdf", ".svg", ".eps", ".ai", ".psd", ".raw", ".dng")  # which are not read
+# No other: of some kinds Pillow leaves the reading to a program that it starts.
+FORMATS = sorted({kind for suffix, kind in Image.registered_extensions().items() if suffix in EXTENSIONS})
 PHOTO = 4  # times the model's side: enough to find a digit in a photograph, and too coarse for its noise
 LIGHT = 160  # paper is lighter than this
-DARK = 48  # pictures that have nothing lighter are nearly black
+COLOURED = 32  # levels of red, green and blue differ by more; by less in a scan of black ink
+DARK = 48  # images that have nothing lighter are nearly black
 JUDGED = 200  # files of many, by which the range of levels is judged
 
 
@@ -31,10 +33,10 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False, alike=N
     that cannot be read are left out and counted in a warning. Raises DataError.
     """
     ranges = find_ranges(alike or paths)
-    images, numbers, sizes, bad, first_alone, doubtful = [], [], set(), [], [], {}
+    images, numbers, sizes, bad, animations, doubtful = [], [], set(), [], [], {}
     for number, path in enumerate(progress(paths, desc="reading", unit="img")):
         try:
-            frames, shape, count, doubts = read_image(path, size, invert, center, ranges)
+            frames, shape, animated, doubts = read_image(path, size, invert, center, ranges)
         except DataError as error:
             if not skip_bad:
                 raise DataError(
@@ -45,38 +47,38 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False, alike=N
         images += frames
         numbers += [number] * len(frames)
         sizes.add(shape)
-        if count > len(frames):
-            first_alone.append(path)
+        if animated:
+            animations.append(path)
         for words in doubts:
             doubtful.setdefault(words, []).append(path)
     if bad:
         warn(f"left out {len(bad):,} of {len(paths):,} files; {bad[0]}")
-    if first_alone:
-        warn(f"of {len(first_alone):,} animations the first frame is read, {first_alone[0]} among them")
+    if animations:
+        warn(f"of {len(animations):,} animations the first frame is read, {animations[0]} among them")
     for words, found in doubtful.items():
         warn(f"{words} in {len(found):,} of {len(paths):,} pictures, {found[0]} among them: look at it")
     if not images:
         return torch.empty(0, 1, size, size, dtype=torch.uint8), [], []
     images = torch.stack(images)
     files = [paths[number] for number in numbers]
-    return images, numbers, [_size_note(sizes, size), *level_notes(images, files, ranges, invert)]
+    colour = any(_is_colour(path) for path in files[:: 1 + 10 * len(files) // JUDGED])
+    return images, numbers, [_size_note(sizes, size, colour), *level_notes(images, files, ranges, invert)]
 
 
 def read_image(path, size, invert=False, center=False, ranges=None):
     """The pictures in a file as a model wants them: a list of uint8 (1, size, size), more than one of a TIFF.
 
-    Returns them, the width and height they had, how many the file has, and what is doubtful of a centered
+    Returns them, the width and height they had, whether the file has more, and what is doubtful of a centered
     one. Raises DataError, which names the file, if it is no picture, truncated, or so large that Pillow takes
     it for a decompression bomb.
     """
     ranges = ranges or find_ranges([path])
     try:
         with _open(path, (PHOTO if center else 2) * size) as (image, shape):
-            count = getattr(image, "n_frames", 1)
+            # a phone's MPO has a preview or a map of the light beside its picture
+            animated = image.format not in ("TIFF", "MPO") and getattr(image, "n_frames", 1) > 1
             frames, doubts = [], []
-            for frame in range(count if image.format == "TIFF" else 1):
-                if frame:
-                    image.seek(frame)
+            for _ in _pages(image):
                 upright = ImageOps.exif_transpose(image)
                 frames.append(prepare(upright, size, invert, center, ranges, _tags(image), doubts))
     except MemoryError:
@@ -84,13 +86,13 @@ def read_image(path, size, invert=False, center=False, ranges=None):
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(f"{path} cannot be read (too many pixels): shrink it") from None
     except Image.UnidentifiedImageError:
-        convert = Path(path).suffix.lower() in CONVERT
-        how = "convert it to PNG" if convert else "mend it"
-        raise DataError(f"{path} cannot be read (no image that Pillow knows): {how}") from None
+        tiff = Path(path).suffix.lower() in (".tif", ".tiff")  # of which Pillow knows some
+        how = "save it with 8 or 16 bits, or as float32" if tiff else "convert it to PNG"
+        raise DataError(f"{path} cannot be read (unknown kind of image): {how}, or mend it") from None
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path} cannot be read ({reason}): mend it") from None
-    return frames, shape, count, doubts
+    return frames, shape, animated, doubts
 
 
 def prepare(image, size, invert=False, center=False, ranges=None, tags=None, doubts=None):
@@ -125,33 +127,50 @@ def blank(images):
 
 def needs_inverting(paths):
     """Whether most of the pictures in these files are dark ink, on light paper or on nothing."""
-    ranges, dark_ink = find_ranges(paths), 0
+    ranges, dark_ink, side = find_ranges(paths), 0, 32
+    border = np.ones((side, side), bool)
+    border[4:-4, 4:-4] = False
     for path in paths:
         with _open(path, 64) as (image, _):
-            gray = np.asarray(_to_gray(image, False, ranges, _tags(image), paper=255).resize((32, 32)))
-            if _is_transparent(image):
-                alpha = np.asarray(image.convert("RGBA").getchannel("A").resize((32, 32)))
-                dark_ink += bool((alpha > 128).any()) and gray[alpha > 128].mean() < 128 and alpha.min() < 128
-            else:
-                border = np.concatenate([gray[:4], gray[-4:], gray[:, :4].T, gray[:, -4:].T])
-                dark_ink += border.mean() > LIGHT
+            gray, alpha = _to_gray(image, False, ranges, _tags(image)), _alpha(image)
+            alpha = alpha or Image.new("L", gray.size, 255)
+            gray, alpha = (np.asarray(layer.resize((side, side)), float) for layer in (gray, alpha))
+        paper = alpha.mean() > 128
+        where = border if paper and alpha[border].any() else np.ones_like(border)
+        level = 255 * gray[where].sum() / max(alpha[where].sum(), 1)
+        dark_ink += level > LIGHT if paper else level < 128 and alpha.any()
     return dark_ink > len(paths) / 2
+
+
+def on_light_ground(images):
+    """Which of the images (N, 1, H, W) are on light ground: bool (N,)."""
+    return _edges(images).float().mean(dim=1) > LIGHT
 
 
 # What was read
 
 
-def _size_note(sizes, size):
+def _edges(images):
+    return torch.cat([images[:, 0, 0], images[:, 0, -1], images[:, 0, :, 0], images[:, 0, :, -1]], dim=1)
+
+
+def _is_colour(path):
+    with _open(path, 64, "RGB") as (image, _):
+        if image.mode not in ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
+            return image.mode in ("LAB", "HSV")
+        return np.ptp(np.asarray(image.convert("RGB").resize((32, 32)), int), axis=2).max() > COLOURED
+
+
+def _size_note(sizes, size, colour):
     small, large = (f"{width} x {height}" for width, height in (min(sizes), max(sizes)))
     before = small if small == large else f"{small} to {large}"
-    return f"pictures of {before} pixels, read as {size} x {size}"
+    return f"pictures of {before} pixels, read as {size} x {size}" + ", and colours as gray" * colour
 
 
 def level_notes(images, files, ranges, invert):
     """The ground, the levels and the blank images, in words; a warning of what is nearly black."""
     low, high = images.min().item(), images.max().item()
-    edges = torch.cat([images[:, 0, 0], images[:, 0, -1], images[:, 0, :, 0], images[:, 0, :, -1]], dim=1)
-    note = f"ground {edges.median().item()} of 255, darkest level {low}, brightest {high}"
+    note = f"ground {_edges(images).median().item()} of 255, darkest level {low}, brightest {high}"
     for kind, (black, white) in ranges.items():
         if (kind, black, white) != ("8-bit", 0, 255):
             note += f"; of {kind} pictures {black:.4g} is taken for black and {white:.4g} for white"
@@ -160,8 +179,11 @@ def level_notes(images, files, ranges, invert):
     if count:
         note += f"; {count:,} blank, {files[int(empty.nonzero()[0])]} among them"
         warn(f"{count:,} of the images are blank, {files[int(empty.nonzero()[0])]} among them: try {other}")
-    elif high < DARK:
-        warn(f"these pictures are nearly black: their brightest level is {high} of 255")
+    brightest = images.amax((1, 2, 3))
+    dark = ((brightest < DARK) & ~empty).nonzero().flatten().tolist()
+    if dark:
+        what = f"{len(dark):,} of the images are nearly black, {files[dark[0]]} among them"
+        warn(f"{what}, with no level above {brightest[dark[0]]} of 255: check how they were saved")
     return [note]
 
 
@@ -173,8 +195,10 @@ def find_ranges(paths):
     found = {}
     for path in paths[:: 1 + len(paths) // JUDGED]:
         with contextlib.suppress(Exception), _open(path, 64) as (image, _):  # what is wrong is said later
-            if _kind(image) != "8-bit" or not _is_transparent(image):
-                found.setdefault(_kind(image), []).append(extremes(_levels(image, _tags(image))))
+            for _ in _pages(image):
+                if _kind(image) != "8-bit" or _alpha(image) is None:
+                    levels = extremes(_levels(image, _tags(image)))
+                    found.setdefault(_kind(image), []).append(levels)
     return {kind: find_range(*zip(*own, strict=True)) for kind, own in found.items()}
 
 
@@ -199,6 +223,8 @@ def _levels(image, tags):
         return np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
     values = np.asarray(image)
     if _kind(image) == "float":
+        if np.isinf(values).any():
+            raise ValueError("infinity among its levels")
         return values
     values = values.astype(np.int64)
     if tags.get("bits") == 32 and tags["unsigned"]:  # which Pillow takes for signed
@@ -208,19 +234,23 @@ def _levels(image, tags):
     return values
 
 
-def _is_transparent(image):
-    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+def _alpha(image):
+    """What of a PIL image is there, 255, or transparent, 0: of mode "L", or None where all is there."""
+    level = image.info.get("transparency")
+    if _kind(image) != "8-bit":  # one level stands for nothing
+        return None if level is None else Image.fromarray(np.uint8(255) * (np.asarray(image) != level))
+    if level is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        alpha = image.convert("RGBA").getchannel("A")
+        return alpha if alpha.getextrema()[0] < 255 else None
+    return None
 
 
-def _to_gray(image, invert, ranges, tags, paper=0):
+def _to_gray(image, invert, ranges, tags):
     """A PIL image of mode "L". What is transparent becomes paper."""
-    levels, alpha = _levels(image, tags), None
+    levels, alpha = _levels(image, tags), _alpha(image)
     black, white = ranges.get(_kind(image)) or find_range(*zip(extremes(levels), strict=True))
-    if _is_transparent(image):
-        if _kind(image) == "8-bit":
-            alpha, black, white = image.convert("RGBA").getchannel("A"), 0, 255
-        else:  # a level that stands for nothing
-            alpha = Image.fromarray(255 * (levels != image.info["transparency"]).astype(np.uint8))
+    if alpha is not None and _kind(image) == "8-bit":
+        black, white = 0, 255
     gray = Image.fromarray(
         levels if (black, white) == (0, 255) and levels.dtype == np.uint8 else to_uint8(levels, black, white)
     )
@@ -233,15 +263,23 @@ def _to_gray(image, invert, ranges, tags, paper=0):
 
 
 @contextlib.contextmanager
-def _open(path, enough):
+def _open(path, enough, mode="L"):
     """The PIL image in a file and its size. Of a JPEG no more pixels are decoded than ``enough``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             size = image.size
-            image.draft("L", (enough, enough))  # as if it were gray, and no larger than need be: JPEG alone
+            image.draft(mode, (enough, enough))  # in this mode, and no larger than need be: JPEG alone
             yield image, size
+
+
+def _pages(image):
+    """Stand at each page of a TIFF in turn, but for smaller copies of them; at the first frame of others."""
+    for number in range(image.n_frames if image.format == "TIFF" else 1):
+        image.seek(number)
+        if number == 0 or not image.tag_v2.get(254, 0) & 1:
+            yield number
 
 
 def _shrink(gray, side):

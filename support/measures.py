@@ -14,7 +14,6 @@ from support.terminal import warn
 
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
-IW_CHUNK = 100  # samples of z for each image that are decoded at a time
 
 
 class Means:
@@ -45,9 +44,20 @@ def elbo_terms(model, batches, draws=1, generator=None):
     for x in batches:
         mu, logvar = model.encode(x)
         samples = [model.reparameterize(mu, logvar, generator) for _ in range(draws)]
-        bce.append(torch.stack([recon_loss(model.decode_logits(z), x) for z in samples]).mean(0))
+        bce.append(torch.stack([recon_of_all(model, z, x) for z in samples]).mean(0))
         kld.append(kl_divergence(mu, logvar).sum(1))
     return torch.cat(bce), torch.cat(kld)
+
+
+def recon_of_all(model, z, x):
+    """-log p(x|z) of any number of images x (N, 1, 28, 28) with latents z (N, latent_dim): (N,) nats."""
+    parts = zip(*(values.split(part_size(x)) for values in (z, x)), strict=True)
+    return torch.cat([recon_loss(model.decode_logits(own), images) for own, images in parts])
+
+
+def part_size(x):
+    """How many images or z to take at a time where x is: more leave a CPU's caches, and keep a GPU busy."""
+    return 200 if x.device.type == "cpu" else 2000
 
 
 @torch.no_grad()
@@ -62,8 +72,9 @@ def iw_log_likelihood(model, x, k, generator, precision="fp32", spread=1.0):
     mu, logvar = model.encode(x)  # once, whatever k
     logvar = torch.maximum(logvar, (logvar + 2 * math.log(spread)).clamp(max=0))
     total = torch.full((len(x),), -math.inf, device=x.device)
-    for start in range(0, k, IW_CHUNK):
-        n = min(IW_CHUNK, k - start)
+    at_once = max(1, part_size(x) // len(x))  # for each image
+    for start in range(0, k, at_once):
+        n = min(at_once, k - start)
         eps = torch.randn(n, *mu.shape, generator=generator, device=x.device)  # (n, B, latent_dim)
         z = mu + (0.5 * logvar).exp() * eps
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -1,8 +1,10 @@
 """How every picture of the project is made: grids of images, curves, one palette, whole files only."""
 
+import contextlib
 import io
 import os
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -132,11 +134,15 @@ def save_film(path, grids):
 def new_figure(width, height):
     """A matplotlib figure in the project's style: ``(figure, axes)``. It needs no display."""
     # A notebook passes its backend on to every command it starts. We need none, and it may not be here.
-    backend = os.environ.pop("MPLBACKEND", None)
-    from matplotlib.figure import Figure  # here, not above: half a second not every script needs
+    backend, known = os.environ.pop("MPLBACKEND", None), "matplotlib" in sys.modules
+    import matplotlib  # here, not above: half a second not every script needs
+    from matplotlib.figure import Figure
 
     if backend is not None:  # the notebook's own, where it runs us
         os.environ["MPLBACKEND"] = backend
+        if not known:  # for matplotlib looks there once, when it is imported
+            with contextlib.suppress(ValueError):  # no backend of this name
+                matplotlib.rcParams["backend"] = backend
 
     warnings.filterwarnings("ignore", "Glyph")  # of a class's name that the font lacks: it shows boxes
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -16,10 +16,10 @@ from settings import DATASETS, Settings
 from support.checkpoint import Run, load_checkpoint
 from support.device import pick_precision
 from support.errors import Terminated, UserError
-from support.files import check_outputs, locked, short, write_file
+from support.files import check_outputs, from_here, is_elsewhere, locked, write_file
 from support.flags import flag_of, typed_settings
-from support.images import needs_inverting
-from support.terminal import CHECKPOINT, warn
+from support.images import needs_inverting, on_light_ground
+from support.terminal import CHECKPOINT, listed, warn
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
 # What a run that starts --from a trained model takes from it: what the model is and what it is for.
@@ -42,7 +42,9 @@ def new_run(args, device, parent=None):
             "or another --checkpoint"
         )
     typed = typed_settings(args)
+    begun = {}
     if parent:
+        begun = {"source": parent.source, "classes": parent.classes, **_known_images(parent, typed)}
         inherited = _moved({name: getattr(parent.settings, name) for name in INHERITED}, typed)
         _refuse_others({name: typed[name] for name in INHERITED if name in typed}, inherited, args.from_)
         typed |= inherited
@@ -52,7 +54,7 @@ def new_run(args, device, parent=None):
         raise UserError(str(error)) from None
     settings = replace(settings, precision=pick_precision(settings.precision, device))
     out = str(args.out or Path("outputs") / path.stem)  # one name for both
-    return Run(settings, parent.source, parent.classes, out=out) if parent else Run(settings, out=out)
+    return Run(settings, out=out, **begun)
 
 
 def resume_run(run, args, device):
@@ -71,7 +73,26 @@ def resume_run(run, args, device):
     elif before["precision"] == "bf16" and pick_precision("auto", device) != "bf16":
         warn("this run is in bf16, which is many times slower than float32 here: --precision fp32 is not")
     out = str(args.out or run.out or Path("outputs") / args.checkpoint.stem)
-    return replace(run, settings=Settings(**before), out=out)
+    if not args.out and run.out and is_elsewhere(out) and not _is_marked(out, run):
+        raise _elsewhere(out, "--out")
+    return replace(run, settings=Settings(**before), out=out, **_known_images(run, typed))
+
+
+def _elsewhere(folder, flag):
+    """The error of a folder that a checkpoint, which may be anybody's, names, and that has neither the run's
+    mark nor images with its checksum, which nobody knows who has never had them.
+    """
+    where = Path(folder).resolve()
+    return UserError(f"{where} is outside the working folder and not known as this run's: name it by {flag}")
+
+
+def _known_images(run, typed):
+    """What is to be found in a folder elsewhere that only a checkpoint names."""
+    if "dataset" in typed or not run.settings.of_folder or not is_elsewhere(run.settings.dataset):
+        return {}
+    if run.checksum is None:
+        raise _elsewhere(run.settings.dataset, "--dataset")
+    return {"images": run.images, "checksum": run.checksum}
 
 
 def _moved(settings, typed):
@@ -119,14 +140,21 @@ def check_images(run, train, test):
             f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
             f"check {flag}"
         )
-    if train.files and not run.source and not run.settings.invert and needs_inverting(train.files[:100]):
-        warn("these look like dark ink on light paper: start again with --invert to have it the other way")
-    if train.files:
+    if run.settings.of_folder:
+        light = on_light_ground(train.images).float()
+        dark_ink = needs_inverting(train.files[:100]) if train.files else light.mean() > 0.5
+        if dark_ink and not run.source and not run.settings.invert:
+            warn("these look like dark ink on light paper: start again with --invert to turn them")
+        ground = [light[train.labels == label].mean() for label in range(len(train.classes))]
+        if not run.source and ground and min(ground) < 0.1 and max(ground) > 0.9:
+            on_light = [name for name, share in zip(train.classes, ground, strict=True) if share > 0.9]
+            warn(
+                f"the images of {listed(on_light)} are on light ground, unlike others: turn them all one way"
+            )
         known = {image.numpy().tobytes() for image in train.images}
+        files = test.files or [f"image {number}" for number in range(len(test.images))]
         twice = [
-            file
-            for image, file in zip(test.images, test.files, strict=True)
-            if image.numpy().tobytes() in known
+            file for image, file in zip(test.images, files, strict=True) if image.numpy().tobytes() in known
         ]
         if twice:
             warn(f"{len(twice):,} of the test images are among the training images, {twice[0]} for one")
@@ -134,8 +162,12 @@ def check_images(run, train, test):
 
 
 def tell_other_images(run, train):
-    """Say so where the training images are not those that a finished run was trained on."""
-    if run.checksum not in (None, checksum(train.images, train.labels)) and run.source == train.source:
+    """Say so, or raise UserError, where the training images are not those a finished run was trained on."""
+    if run.checksum == checksum(train.images, train.labels):
+        return
+    if not run.typed and is_elsewhere(run.settings.dataset):
+        raise _elsewhere(run.settings.dataset, "--images")
+    if run.checksum is not None and run.source == train.source:
         warn(
             f"these {len(train.images):,} training images are not the {run.images:,} that the model began "
             "with, and test images may be among the latter"
@@ -171,12 +203,18 @@ def lock_checkpoint(run, path):
             raise type(stop)(f"stopped; {how}") from None
 
 
+def _is_marked(out, run):
+    """Whether the folder ``out`` has the mark of this run, whose id nobody else knows."""
+    mark = Path(out, MARK)
+    return mark.is_file() and mark.read_bytes() == run.id.encode()
+
+
 def claim_folder(run, overwrite):
     """Mark the run's folder as its own; an earlier run's pictures go with ``overwrite``. Raises UserError."""
     out = Path(run.out)
     check_outputs(out / MARK)
     reports = [file for file in out.glob("*") if REPORTS.fullmatch(file.name)]
-    ours = (out / MARK).is_file() and (out / MARK).read_bytes() == run.id.encode()
+    ours = _is_marked(out, run)
     if reports and not ours and not overwrite:
         raise UserError(
             f"{out} holds the pictures of another run: pass another --out, or, to start anew, --overwrite"
@@ -199,15 +237,19 @@ def open_model(path, device, images=None):
     model, run = load_checkpoint(path, device)
     for name in ("encode", "decode_logits", "decode_all"):
         setattr(model, name, insist(getattr(model, name)))
-    shown = short(path)
+    shown = from_here(path)
     settings = run.settings
     if images is not None:
         if not settings.of_folder:
             raise UserError(
                 f"--images is for a model of one's own, and {shown} is of {settings.dataset_name}"
             )
-        run.settings = replace(settings, dataset=images)
-    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {settings.dataset_name}"
+        run.settings, run.typed = replace(settings, dataset=images), True
+    elif settings.of_folder and run.mixture is None and is_elsewhere(settings.dataset):
+        run.settings = replace(settings, dataset=f"./{settings.dataset_name}")  # nothing compares its images
+    folder = Path(run.settings.dataset).resolve()
+    what = folder if settings.of_folder and folder.exists() else settings.dataset_name
+    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {what}"
     if run.source == "sample":
         line += " (5,000-digit sample)"
     if settings.importance_samples > 1:

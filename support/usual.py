@@ -50,18 +50,18 @@ def usual_layers(model):
 
 
 class Example(nn.Module):
-    """pytorch/examples' VAE, that of Kingma & Welling 2013 with ReLU: called like ConvVAE, same shapes."""
+    """Kingma & Welling's VAE of 2013 with ReLU, as in pytorch/examples: called like ConvVAE, same shapes."""
 
     reparameterize, forward = ConvVAE.reparameterize, ConvVAE.forward
 
-    def __init__(self):
+    def __init__(self, hidden=400, latents=20):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.ReLU())
-        self.mu_head, self.logvar_head = nn.Linear(400, 20), nn.Linear(400, 20)
-        self.decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784))
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU())
+        self.mu_head, self.logvar_head = nn.Linear(hidden, latents), nn.Linear(hidden, latents)
+        self.decoder = nn.Sequential(nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, 784))
 
     def encode(self, x):
-        h = self.encoder(x)  # (B, 1, 28, 28) -> (B, 400)
+        h = self.encoder(x)  # (B, 1, 28, 28) -> (B, hidden)
         return self.mu_head(h), self.logvar_head(h)
 
     def decode_logits(self, z):

@@ -1,15 +1,15 @@
 """Changes that README and CONTRIBUTING work out, and others that students make: they train or say why not."""
 
+import contextlib
 import csv
-import os
+import importlib
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, outcome
 
 from model import ConvVAE
 from support.checkpoint import load_checkpoint
@@ -42,25 +42,81 @@ def apply(diff, text):
     return text
 
 
-def train(project, data_dir, folder, *flags, epochs=("--epochs", 1)):
-    """Train for an epoch in ``folder`` with the project's copy, as a user does; returns what it says."""
-    command = [sys.executable, project / "train.py", "--device", "cpu", *epochs, "--data-dir", data_dir]
-    result = subprocess.run(
-        list(map(str, [*command, *flags])), cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@contextlib.contextmanager
+def modules_of(project):
+    """Imports find the modules of the project's copy, in this process: to start another takes seconds."""
+    names = {path.stem for path in ROOT.glob("*.py")} | {"support"}
+
+    def take_out():
+        return {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in names}
+
+    kept = take_out()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(project)
+        patch.setattr(sys, "dont_write_bytecode", True)  # a file may change within the second
+        try:
+            yield
+        finally:
+            take_out()
+            sys.modules.update(kept)
 
 
-STEP = """
-import torch
-from model import ConvVAE, vae_loss
+@pytest.fixture
+def run_copy(monkeypatch, capsys):
+    """A function that runs a script of the project's copy; ``change`` is done to its module before."""
 
-with torch.device("meta"):  # which has no numbers to ask for, as a CUDA GPU has none that records a step
-    model, x = ConvVAE(), torch.zeros(4, 1, 28, 28)
-    logits, mu, logvar = model(x)
-    vae_loss(logits, x, mu, logvar)[0].backward()
-"""
+    def run_copy(project, script, *args, change=None):
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        with modules_of(project):
+            module = importlib.import_module(script)
+            if change:
+                change(module)
+            try:
+                with module.user_errors():
+                    module.main()
+            except SystemExit as stop:
+                code = stop.code
+        captured = capsys.readouterr()
+        return outcome(code, captured.out, captured.err)
+
+    return run_copy
+
+
+@pytest.fixture
+def train(run_copy, data_dir):
+    """A function that trains for an epoch with the project's copy; returns what it says."""
+
+    def train(project, *flags, data=data_dir, epochs=("--epochs", 1)):
+        result = run_copy(project, "train", *epochs, "--data-dir", data, *flags)
+        assert result.code == 0, result.err
+        return result.out
+
+    return train
+
+
+@pytest.fixture
+def refused_by(run_copy, data_dir):
+    """A function that has a script of the project's copy refuse, and returns the line that says why."""
+
+    def refused_by(project, script, *flags):
+        data = () if script == "generate" else ("--data-dir", data_dir)
+        result = run_copy(project, script, *data, *flags)
+        (line,) = result.err
+        assert result.code == 1 and line.startswith("error: ")
+        return line
+
+    return refused_by
+
+
+def step_without_numbers(project):
+    """Forward and backward on a device that has no numbers to ask for, as a CUDA step that is recorded."""
+    with modules_of(project), torch.device("meta"):
+        changed = importlib.import_module("model")
+        network, x = changed.ConvVAE(), torch.zeros(4, 1, 28, 28)
+        logits, mu, logvar = network(x)
+        changed.vae_loss(logits, x, mu, logvar)[0].backward()
 
 
 @pytest.fixture
@@ -85,22 +141,22 @@ def test_there_are_seven_diffs_and_a_flag():
     assert "**Another size of z**: `python train.py --latent-dim 8`" in README
 
 
-def test_another_data_set_is_trained_on_by_its_name(copy, write_data, tmp_path):
+def test_another_data_set_is_trained_on_by_its_name(copy, train, write_data, tmp_path):
     change = CHANGES[0]
     project = copy(change)
     name, folder = re.search(r'\+ +"([\w-]+)": DataSet\("(\w+)"', change[1]).groups()
-    out = train(project, write_data(tmp_path / "data", folder), tmp_path, "--dataset", name)
+    out = train(project, "--dataset", name, data=write_data(tmp_path / "data", folder))
     assert f"{name} (full), 300 training and 100 test images" in out
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
+def test_changed_model_trains(copy, train, trained, number):
     """It says something else than the model as it is: another loss, another name for it, more parameters."""
     change = [change for change in CHANGES if change[0] == "model.py"][number]
     flags = ("--batch-size", 16, "--latent-dim", 8, "--lr", 0.002)
     project = copy(change)
-    out = train(project, data_dir, tmp_path, *flags)
-    subprocess.run([sys.executable, "-c", STEP], cwd=project, check=True)
+    out = train(project, *flags)
+    step_without_numbers(project)
     changed, before = ([line for line in text.splitlines() if line.startswith(("cpu", "epoch   1"))]
                        for text in (out, trained.stdout))  # fmt: skip
     assert len(changed) == len(before) == 2
@@ -113,22 +169,22 @@ def test_changed_model_trains(copy, trained, data_dir, tmp_path, number):
     assert (row[0] > row[1] + row[2] + 0.02) == free_bits  # the loss is more than BCE + KL
 
 
-def test_new_setting_of_the_network_is_passed_on(copy, data_dir, tmp_path):
+def test_new_setting_of_the_network_is_passed_on(copy, train):
     """As settings.py says: a line there, and it is a flag, and reaches the model and the next one."""
     line = '+    hidden_dim: int = setting(512, "width of the hidden layers", "network", at_least=1)\n'
     project = copy(("settings.py", f"     {LATENT_DIM}\n{line}"))
     size = f"{sum(p.numel() for p in ConvVAE(hidden_dim=64).parameters()):,} parameters"
-    assert size in train(project, data_dir, tmp_path, "--hidden-dim", 64)
-    assert size in train(project, data_dir, tmp_path, *FROM_IT)
+    assert size in train(project, "--hidden-dim", 64)
+    assert size in train(project, *FROM_IT)
 
 
 FROM_IT = ("--from", "checkpoints/vae.pt", "--checkpoint", "checkpoints/next.pt")
 
 
-def test_annealed_kl(copy, data_dir, tmp_path, read_metrics):
+def test_annealed_kl(copy, train, tmp_path, read_metrics):
     """Beta rises over ten epochs in training; the test loss is that of the whole of it."""
     project = copy(CHANGES[1])
-    train(project, data_dir, tmp_path, "--epochs", 3, "--beta", 2)
+    train(project, "--epochs", 3, "--beta", 2)
     rows = read_metrics(tmp_path / "outputs" / "vae")
     for row, beta in zip(rows, (0.2, 0.4, 0.6), strict=True):
         assert row["train_loss"] == pytest.approx(row["train_bce"] + beta * row["train_kld"])
@@ -139,43 +195,21 @@ def test_annealed_kl(copy, data_dir, tmp_path, read_metrics):
 
 
 @pytest.fixture
-def stop(data_dir, tmp_path):
+def stop(run_copy, data_dir):
     """A function that starts a run of two epochs of a project, and ends it, as Ctrl-C would, after one."""
 
     def stop(project, *flags):
-        code = (
-            "import sys, train; sys.argv = ['train.py', *sys.argv[1:]]\n"
-            "def report(row, settings): raise KeyboardInterrupt\n"
-            "train.report = report\n"
-            "with train.user_errors(): train.main()"
-        )
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            "--device",
-            "cpu",
-            "--epochs",
-            2,
-            "--data-dir",
-            data_dir,
-            *flags,
-        ]
-        result = subprocess.run(
-            list(map(str, command)),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=path_to(project),
-            timeout=120,
-        )
-        assert result.returncode == 130, result.stderr
+        def interrupt(module):
+            def report(row, settings):
+                raise KeyboardInterrupt
+
+            module.report = report
+
+        options = ("--epochs", 2, "--data-dir", data_dir, *flags)
+        result = run_copy(project, "train", *options, change=interrupt)
+        assert result.code == 130, result.err
 
     return stop
-
-
-def path_to(project):
-    return os.environ | {"PYTHONPATH": str(project)}
 
 
 ADAM, COLUMN = CHANGES[-2:]
@@ -186,29 +220,29 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_another_optimizer_can_be_resumed(copy, stop, data_dir, tmp_path, name):
+def test_another_optimizer_can_be_resumed(copy, stop, train, tmp_path, name):
     """To the bit: as if it had not been stopped."""
     project = copy(OPTIMIZERS[name])
     rate = ("--lr", 1e-4)
     stop(project, *rate)
-    assert "epoch   2" in train(project, data_dir, tmp_path, "--resume", epochs=())
-    train(project, data_dir, tmp_path, "--checkpoint", "whole.pt", "--epochs", 2, *rate)
+    assert "epoch   2" in train(project, "--resume", epochs=())
+    train(project, "--checkpoint", "whole.pt", "--epochs", 2, *rate)
     whole, pieces = (
         torch.load(tmp_path / path, weights_only=True) for path in ("whole.pt", "checkpoints/vae.pt")
     )
     torch.testing.assert_close(whole["model"], pieces["model"], rtol=0, atol=0)
 
 
-def test_run_of_another_optimizer_is_not_called_damaged(copy, stop, data_dir, tmp_path):
+def test_run_of_another_optimizer_is_not_called_damaged(copy, stop, refused_by):
     project = copy()
     stop(project)
     text = (project / "train.py").read_text()
     (project / "train.py").write_text(apply(ADAM[1], text))
-    line = refused_by(project, data_dir, tmp_path, "train", "--resume")
+    line = refused_by(project, "train", "--resume")
     assert "trained with MuonAdamW" in line and "makes Adam" in line
 
 
-def test_new_column_in_metrics(copy, stop, data_dir, tmp_path):
+def test_new_column_in_metrics(copy, stop, train, tmp_path):
     """The rows of the code before it have none; a run that began with them goes on. Of any type of number."""
     project = copy()
     stop(project)
@@ -216,7 +250,7 @@ def test_new_column_in_metrics(copy, stop, data_dir, tmp_path):
     text = apply(diff, (project / file).read_text())
     (project / file).write_text(text.replace('optimizer.param_groups[0]["lr"]', "np.float64(0.25)"))
     assert "np.float64(0.25)" in (project / file).read_text()
-    train(project, data_dir, tmp_path, "--resume", epochs=())
+    train(project, "--resume", epochs=())
     with open(tmp_path / "outputs" / "vae" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["lr"] for row in rows] == ["", "0.25"]
@@ -227,7 +261,7 @@ def test_new_column_in_metrics(copy, stop, data_dir, tmp_path):
 LATENT_DIM = 'latent_dim: int = setting(16, "size of the latent z", "network", at_least=1)'
 
 
-def test_setting_of_the_network_that_its_config_lacks_is_told_at_once(copy, data_dir, tmp_path):
+def test_setting_of_the_network_that_its_config_lacks_is_told_at_once(copy, train):
     """It would be lost when the model is loaded again."""
     setting = '+    leak: float = setting(0.1, "slope below zero", "network", at_least=0)\n'
     (signature,) = re.findall(r"    def __init__\(self, latent_dim.*(?=\):)", (ROOT / "model.py").read_text())
@@ -235,31 +269,19 @@ def test_setting_of_the_network_that_its_config_lacks_is_told_at_once(copy, data
         ("settings.py", f"     {LATENT_DIM}\n{setting}"),
         ("model.py", f"-{signature}):\n+{signature}, leak=0.1):\n"),
     )
-    command = [sys.executable, project / "train.py", "--device", "cpu", "--data-dir", data_dir]
-    result = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode != 0 and "config lacks leak" in result.stderr
+    with pytest.raises(ValueError, match="config lacks leak"):  # for who programs, with a traceback
+        train(project)
 
 
-def test_model_of_another_likelihood_is_refused(copy, trained, data_dir, tmp_path):
+def test_model_of_another_likelihood_is_refused(copy, trained, refused_by):
     gaussian = next(change for change in CHANGES if "Gaussian" in change[1])
     project = copy(gaussian)
-    line = refused_by(project, data_dir, tmp_path, "evaluate", "--checkpoint", trained.checkpoint)
+    line = refused_by(project, "evaluate", "--checkpoint", trained.checkpoint)
     assert "trained with BCE and model.py has Gaussian" in line
 
 
 # A network that asks for more
 
-
-TWO_LABELS = """
-import torch
-from support.checkpoint import load_checkpoint
-
-model, _ = load_checkpoint("checkpoints/vae.pt")
-zero, one = (model.decode(torch.zeros(1, 16), torch.tensor([label])) for label in (0, 1))
-print((zero - one).abs().max().item())
-"""
 
 SCRIPTS = [
     ("evaluate", "--draws", 1),
@@ -269,36 +291,24 @@ SCRIPTS = [
 ]
 
 
-def refused_by(project, data_dir, folder, script, *flags):
-    data = () if script == "generate" or "--generated" in flags else ("--data-dir", data_dir)
-    command = [sys.executable, project / f"{script}.py", "--device", "cpu", *data, *flags]
-    result = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=120)
-    (line,) = result.stderr.splitlines()
-    assert result.returncode == 1 and line.startswith("error: ")
-    return line
-
-
-def test_conditional_network(copy, data_dir, tmp_path):
+def test_conditional_network(copy, train, run_copy, refused_by):
     """It trains, draws the class that it is asked for, and no script goes on without the labels."""
     assert len(CONDITIONAL) == 4
     project = copy(*CONDITIONAL)
-    train(project, data_dir, tmp_path, "--epochs", 2, "--batch-size", 16)
+    train(project, "--epochs", 2, "--batch-size", 16)
     for flags in ((), ("--digit", 3, 8, "--n", 2), ("--sampler", "mixture")):
-        command = [sys.executable, project / "generate.py", "--device", "cpu", *flags]
-        result = subprocess.run(
-            list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert result.returncode == 0, result.stderr
+        result = run_copy(project, "generate", *flags)
+        assert result.code == 0, result.err
     for script, *flags in SCRIPTS:
-        line = refused_by(project, data_dir, tmp_path, script, *flags)
+        line = refused_by(project, script, *flags)
         assert "needs y, which this script does not pass on" in line
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_LABELS], cwd=tmp_path, capture_output=True, text=True, env=path_to(project)
-    )
-    assert float(result.stdout) > 0.01
+    with modules_of(project):
+        model, _ = importlib.import_module("support.checkpoint").load_checkpoint("checkpoints/vae.pt")
+        zero, one = (model.decode(torch.zeros(1, 16), torch.tensor([label])) for label in (0, 1))
+    assert (zero - one).abs().max() > 0.01
 
 
-def test_labels_that_can_be_left_out_are_not_left_out_in_silence(copy, data_dir, tmp_path):
+def test_labels_that_can_be_left_out_are_not_left_out_in_silence(copy, train, refused_by):
     """A default for y would give evaluate.py another loss than train.py, without a word."""
     optional = [
         (file, diff.replace("+    def encode(self, x, y):", "+    def encode(self, x, y=None):"))
@@ -306,5 +316,5 @@ def test_labels_that_can_be_left_out_are_not_left_out_in_silence(copy, data_dir,
     ]
     assert optional != CONDITIONAL
     project = copy(*optional)
-    train(project, data_dir, tmp_path)
-    assert "needs y" in refused_by(project, data_dir, tmp_path, "evaluate", "--draws", 1)
+    train(project)
+    assert "needs y" in refused_by(project, "evaluate", "--draws", 1)

@@ -202,6 +202,15 @@ def test_data_dir_that_is_too_deep_is_read_all_the_same(write_data, tmp_path, di
     assert len(list(tmp_path.rglob("*"))) == 6  # two folders, four files: nothing new
 
 
+@pytest.mark.parametrize("place", ["mnist/raw", "Mnist", "MNIST/MNIST/raw"])
+def test_folder_of_nearly_the_right_name(write_data, tmp_path, digits, capsys, place):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (write_data(tmp_path / "data") / "MNIST" / "raw").rename(tmp_path / place)
+    found = load_dataset("mnist", tmp_path, "train")
+    assert np.array_equal(found.images[:, 0], digits.train[0]) and found.source == "full"
+    assert f"taking the files in {tmp_path / place} for it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["MNIST/raw", "MNIST", "."])
 def test_files_with_a_dot_in_their_names(write_data, tmp_path, digits, capsys, place):
     """As from Kaggle, where each is there a second time, in a folder that has its name with a hyphen."""

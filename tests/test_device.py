@@ -5,7 +5,9 @@ import contextlib
 import pytest
 import torch
 
-from support.device import STEPS_BEFORE, GraphedStep, graphed
+from support import device as device_module
+from support import terminal
+from support.device import STEPS_BEFORE, GraphedStep, graphed, timed
 
 
 @pytest.fixture
@@ -60,3 +62,29 @@ def test_steps_are_recorded_on_a_gpu_with_an_optimizer_that_can_be(device, captu
     step = object()
     made = graphed(step, optimizer, torch.device(device))
     assert isinstance(made, GraphedStep) if recorded else made is step
+
+
+@pytest.mark.parametrize(
+    "cpu_seconds, kind, policy, told",
+    [
+        (19, "cpu", None, False),
+        (12, "cpu", None, True),
+        (12, "cpu", "passive", False),
+        (1, "cuda", None, False),
+    ],
+)
+def test_a_training_that_shares_its_cores_says_so(monkeypatch, capsys, cpu_seconds, kind, policy, told):
+    """Ten seconds of two threads, of which other programs take a part."""
+    monkeypatch.setattr(device_module.time, "perf_counter", iter([100.0, 110.0]).__next__)
+    monkeypatch.setattr(device_module.time, "process_time", iter([5.0, 5.0 + cpu_seconds]).__next__)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    terminal.warn.cache_clear()
+    with timed(torch.device(kind)) as clock:
+        pass
+    assert clock.seconds == 10
+    err = capsys.readouterr().err
+    assert ("60% of the time of its 2 threads" in err and "OMP_WAIT_POLICY=passive" in err) == told
+    assert bool(err) == told

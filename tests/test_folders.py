@@ -105,6 +105,15 @@ def test_images_that_come_and_go_move_no_other(write_folder, tmp_path):
     assert len(after) == 300 and {before[name] == after[name] for name in before.keys() & after} == {True}
 
 
+def test_small_classes_keep_two_to_train_on(tmp_path):
+    for i in range(600):
+        path = tmp_path / f"class {i // 3}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.linear_gradient("L").rotate(i).resize((28, 28)).save(path)
+    train, test = (load_folder(settings(tmp_path), split) for split in ("train", "test"))
+    assert torch.bincount(train.labels).min() == 2 and 50 <= len(test.images) <= 120
+
+
 HALVES = [
     ("train", "test"),
     ("Train", "TEST"),
@@ -112,6 +121,8 @@ HALVES = [
     ("trainingSet/trainingSet", "testSet/testSet"),
     ("train/train", "test/test"),
     ("archive/mnist_png/training", "archive/mnist_png/testing"),
+    ("seg_train/seg_train", "seg_test/seg_test"),
+    ("JPG/MNIST - JPG - training", "JPG/MNIST - JPG - testing"),
 ]
 
 
@@ -132,8 +143,12 @@ def test_halves_without_classes_and_a_class_that_is_called_train(write_folder, t
         300,
         100,
     ]
-    folder = write_folder(tmp_path / "vehicles", ["car", "plane", "train"])
-    assert load_folder(settings(folder), "train").classes == ["car", "plane", "train"]
+    for names in (["car", "plane", "train"], ["bus stop", "train station"]):
+        folder = write_folder(tmp_path / names[0], names)
+        assert load_folder(settings(folder), "train").classes == names
+    write_folder(tmp_path / "words" / "trainImages", [])
+    write_folder(tmp_path / "words" / "testImages", [], half="test")
+    assert load_folder(settings(tmp_path / "words"), "train").classes == []
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "Validation"])
@@ -168,9 +183,9 @@ def test_folders_of_folders_are_no_classes(write_folder, tmp_path, capsys):
 
 
 def test_hidden_folders_and_thumbnails_are_no_images(write_folder, tmp_path):
-    """Jupyter's, a Mac's and a Synology's, inside the classes."""
+    """Jupyter's, a Mac's, a Synology's and Windows', inside the classes."""
     folder = write_folder(tmp_path, ["a", "b"])
-    for name in (".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX"):
+    for name in (".ipynb_checkpoints", ".thumbnails", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"):
         (folder / "a" / name).mkdir()
         for file in list((folder / "a").glob("*.png"))[:9]:
             (folder / "a" / name / file.name).write_bytes(file.read_bytes())
@@ -183,11 +198,13 @@ def test_hidden_folders_and_thumbnails_are_no_images(write_folder, tmp_path):
 def test_every_file_is_read_once_whatever_links_there_are(write_folder, tmp_path):
     folder = write_folder(tmp_path / "own", ["a", "b"])
     (folder / "a" / "again").symlink_to("..")
+    (folder / "a" / "another").symlink_to("../b")  # whose images stay there
     (folder / "b" / "twice.png").symlink_to("001.png")
     elsewhere = write_folder(tmp_path / "elsewhere", [])
     (folder / "c").symlink_to(elsewhere)  # a class that is a link is one
     splits = [load_folder(settings(folder), split) for split in ("train", "test")]
     assert splits[0].classes == ["a", "b", "c"] and sum(len(split.images) for split in splits) == 600
+    assert sum(int((split.labels == 1).sum()) for split in splits) == 150
     assert len(folders.image_files(folder)) == 600
 
 
@@ -360,8 +377,15 @@ LEVELS = {
     "10 bits in 16": (lambda a: a.astype(np.uint16) * 4, None, "and 1023 for white"),
     "12 bits in 16": (lambda a: a.astype(np.uint16) * 16, None, "and 4095 for white"),
     "16 bits": (lambda a: a.astype(np.uint16) * 257, None, "and 6.554e+04 for white"),
+    "14 bits in 16": (lambda a: a.astype(np.uint16) * 64, None, "and 1.638e+04 for white"),
+    "15 bits and a sign": (lambda a: a.astype(np.int32) * 128, None, "and 3.277e+04 for white"),
+    "0 to 7": (lambda a: a // 32, lambda a: a // 32 * 255 / 7, "0 is taken for black and 7 for white"),
+    "0 to 100": (lambda a: (a / 2.55).round().astype(np.uint8), None, "0 is taken for black and 100 for"),
     "8 bits in 32": (lambda a: a.astype(np.int32), None, "and 255 for white"),
     "floats that overshoot": (lambda a: (a / 255 * 1.02).astype(np.float32), None, "and 1 for white"),
+    "floats to 1": (lambda a: (a / 255).astype(np.float32), None, "and 1 for white"),
+    "floats to 255": (lambda a: a.astype(np.float32), None, "and 255 for white"),
+    "floats to 2": (lambda a: (a / 127.5).astype(np.float32), None, "and 2 for white"),
     "floats to 4,095": (lambda a: (a / 255 * 4095).astype(np.float32), None, "and 4095 for white"),
     "floats from -1": (
         lambda a: (a / 127.5 - 1).astype(np.float32),
@@ -401,6 +425,30 @@ def test_one_hot_pixel_does_not_decide_what_is_white(write_folder, tmp_path):
     assert "and 4095 for white" in load_folder(settings(folder), "train").notes[-1]
 
 
+def test_few_dark_pictures_stay_dark_and_the_darkest_are_told(tmp_path, capsys):
+    for level in (100, 20):
+        picture = Image.new("L", (28, 28))
+        picture.paste(level, (10, 10, 20, 20))
+        picture.save(tmp_path / "a.png")
+        assert read_images([tmp_path / "a.png"], 28)[0].max() == level
+        told = "1 of the images are nearly black" in (err := capsys.readouterr().err)
+        assert told == ("with no level above 20 of 255" in err) == (level == 20)
+
+
+def test_dark_pictures_among_others_are_told(write_folder, tmp_path, capsys):
+    folder = write_folder(tmp_path, ["cats", "dogs"])
+    for path in sorted((folder / "dogs").iterdir())[:5]:  # saved as 0 and 1
+        Image.open(path).point(lambda level: level > 127).save(path)
+    read_images(folders.image_files(folder), 28)
+    assert "5 of the images are nearly black" in capsys.readouterr().err
+
+
+def test_infinite_levels(tmp_path):
+    Image.fromarray(np.array([[0, 1], [np.inf, 0.5]], np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif cannot be read \(infinity among its levels\)"):
+        read_images([tmp_path / "a.tif"], 28)
+
+
 def write_tiff(path, pixels, photometric):
     """A TIFF with these pixels, unsigned integers, 0 for white (photometric 0) or black (1)."""
     height, width = pixels.shape
@@ -424,6 +472,13 @@ def test_tiffs_that_pillow_reads_otherwise(digits, tmp_path, kind):
     assert np.abs(pixels[0].int().numpy() - digit.astype(int)).max() <= 1
 
 
+def test_tiff_that_pillow_does_not_read(tmp_path):
+    """Of 64 bits, which are numpy's default; seen in Pillow 13.0."""
+    write_tiff(tmp_path / "a.tif", np.ones((28, 28), "<u8"), 1)
+    with pytest.raises(DataError, match=r"unknown kind of image\): save it with 8 or 16 bits, or as float32"):
+        read_images([tmp_path / "a.tif"], 28)
+
+
 def test_transparent_level_of_a_16_bit_png(tmp_path):
     page = np.full((28, 28), 1000, np.uint16)
     page[10:20, 10:20] = 65_535
@@ -442,9 +497,26 @@ def test_pages_of_a_tiff_and_the_first_frame_of_an_animation(digits, tmp_path, c
     assert "of 1 animations the first frame is read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", ["jfif", "jpe", "pbm", "pnm", "jp2"])
+def test_levels_are_those_of_all_pages_and_small_copies_are_none(digits, tmp_path):
+    pages = [Image.fromarray(image.astype(np.uint16) * 16) for image in digits.test[0][:3]]
+    small = pages[0].resize((14, 14))
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # as scanners mark it
+    Image.new("I;16", (28, 28)).save(tmp_path / "a.tif", save_all=True, append_images=[*pages, small])
+    images, *_ = read_images([tmp_path / "a.tif"], 28)
+    assert np.abs(images[1:, 0].int().numpy() - digits.test[0][:3]).max() <= 1 and images[0].max() == 0
+
+
+def test_phones_pictures_are_no_animations(tmp_path, capsys):
+    picture = Image.new("RGB", (28, 28), 200)
+    picture.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture.resize((14, 14))])
+    assert len(read_images([tmp_path / "a.jpg"], 28)[0]) == 1
+    assert "animation" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "pbm", "pnm", "jp2", "avif", "webp"])
 def test_pictures_of_rarer_names_are_read(tmp_path, suffix):
-    form = {"jfif": "jpeg", "jpe": "jpeg", "pbm": "ppm", "pnm": "ppm", "jp2": "jpeg2000"}[suffix]
+    forms = {"jfif": "jpeg", "jpe": "jpeg", "pbm": "ppm", "pnm": "ppm", "jp2": "jpeg2000"}
+    form = forms.get(suffix, suffix)
     picture = Image.new("1" if suffix == "pbm" else "L", (28, 28))
     picture.paste(255, (10, 10, 20, 20))
     for i in range(40):
@@ -458,6 +530,19 @@ def test_what_has_to_be_converted(call, refusal, trained, own_folder, suffix):
     assert "convert it to PNG" in refusal(
         call("encode", f"photo.{suffix}", "--checkpoint", trained.checkpoint)
     )
+
+
+@pytest.mark.parametrize("kind", ["pcx", "tga", "sgi"])
+def test_a_picture_is_read_as_nothing_else(write_folder, tmp_path, kind):
+    """By its content: Pillow knows many kinds, and has other programs read some of them."""
+    folder = write_folder(tmp_path, ["a", "b"])
+    Image.new("L", (28, 28), 255).save(folder / "a" / "x.png", kind)
+    with pytest.raises(DataError, match=r"x\.png cannot be read \(unknown kind of image\): convert it"):
+        load_folder(settings(folder), "train")
+    Image.new("L", (28, 28), 255).save(folder / "a" / "x.png", "jpeg")  # which many a png is
+    os.mkfifo(folder / "a" / "pipe.png")  # which would never end
+    splits = [load_folder(settings(folder), split) for split in ("train", "test")]
+    assert sum(len(split.images) for split in splits) == 301
 
 
 def test_ink_on_paper_is_seen(write_folder, tmp_path):
@@ -480,6 +565,57 @@ def test_ink_on_nothing_is_seen(write_folder, tmp_path, ink):
 
     folder = write_folder(tmp_path, [], drawing)
     assert needs_inverting(folders.image_files(folder)[:50]) == (sum(ink) < 384)
+
+
+@pytest.mark.parametrize("corner", [255, 0])
+def test_ink_on_paper_is_seen_though_a_picture_could_be_transparent(write_folder, tmp_path, corner):
+    """As a browser's screenshot is, whose alpha is 255 throughout, and as a sticker, which has no corners."""
+
+    def page(image):
+        alpha = Image.new("L", (28, 28), corner)
+        alpha.paste(255, (3, 3, 25, 25))
+        return Image.merge("RGBA", [*[Image.fromarray(255 - np.asarray(image))] * 3, alpha])
+
+    assert needs_inverting(folders.image_files(write_folder(tmp_path, [], page))[:50])
+
+
+def test_class_on_another_ground_is_told(write_folder, call, tmp_path):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs", "owls"])
+    for path in (folder / "dogs").iterdir():
+        Image.open(path).point(lambda level: 255 - level).save(path)
+    result = call("train", "--dataset", "own", "--epochs", 1)
+    assert any("the images of dogs are on light ground, unlike others" in line for line in result.err)
+
+
+def test_faint_ink_on_nothing_is_seen(write_folder, tmp_path):
+    def drawing(image):
+        return Image.merge("LA", [Image.new("L", (28, 28), 30), image.point(lambda level: level // 3)])
+
+    assert needs_inverting(folders.image_files(write_folder(tmp_path, [], drawing))[:50])
+
+
+def test_black_and_white_as_0_and_1_in_a_picture_that_could_be_transparent(digits, tmp_path):
+    ink = Image.fromarray((digits.test[0][55] > 127).astype(np.uint8))
+    Image.merge("RGBA", [ink, ink, ink, Image.new("L", (28, 28), 255)]).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 28)[0][0].max() == 255
+
+
+def test_arrays_are_judged_as_pictures_are(digits, call, tmp_path):
+    images, labels = digits.train
+    np.savez("own.npz", x_train=255 - images, y_train=labels, x_test=255 - images[:7], y_test=labels[:7])
+    for options, lines in (((), 1), (("--invert", "--overwrite"), 0)):
+        result = call("train", "--dataset", "own.npz", "--epochs", 1, *options)
+        assert result.code == 0 and sum("dark ink on light paper" in line for line in result.err) == lines
+        assert any("7 of the test images are among the training images" in line for line in result.err)
+    assert any("dark ink on" in line for line in call("encode", "own.npz", "--no-invert").err)
+
+
+def test_colour_is_told(tmp_path):
+    pages = {"gray.png": (99, 99, 99), "red.png": (99, 0, 0), "red.jpg": (99, 0, 0)}
+    for name, level in pages.items():
+        Image.new("RGB", (28, 28), level).save(tmp_path / name)
+        note = read_images([tmp_path / name], 28)[2][0]
+        assert note.endswith("read as 28 x 28" if "gray" in name else "28 x 28, and colours as gray")
 
 
 def test_suggestion_to_invert_is_made_once_and_when_it_helps(write_folder, call, tmp_path):
@@ -513,6 +649,16 @@ def test_pictures_in_both_halves_are_told(write_folder, call, tmp_path):
     result = call("train", "--dataset", "own", "--epochs", 1)
     assert any("7 of the test images are among the training images" in line for line in result.err)
     assert any("has no images of dogs" in line for line in result.err)
+
+
+def test_model_that_is_measured_on_a_folder_that_grew(write_folder, call, tmp_path):
+    folder = write_folder(tmp_path / "own", ["cats", "dogs"])
+    assert call("train", "--dataset", "own", "--epochs", 1).code == 0
+    assert not any("began with" in line for line in call("evaluate", "--draws", 1).err)
+    for i in range(20):  # of which some are held out
+        Image.linear_gradient("L").rotate(i).save(folder / "cats" / f"new{i}.png")
+    told = "\n".join(call("evaluate", "--draws", 1).err)
+    assert re.search(r"these \d+ training images are not the \d+ that the model began with", told)
 
 
 # What is refused
@@ -620,11 +766,25 @@ def test_bad_file_is_named_and_can_be_left_out(refused, folder_with_bad_files, c
     assert len(counts) == 2 and sum(counts) == 20
 
 
+def test_picture_that_ends_early_is_the_only_one_of_its_kind(tmp_path):
+    """What its levels are is asked before it is found out."""
+    Image.effect_noise((28, 28), 90).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-150])
+    with pytest.raises(DataError, match=r"a\.jpg cannot be read \(image file is truncated"):
+        read_images([tmp_path / "a.jpg"], 28)
+
+
 def test_bad_files_are_left_out_by_all_scripts(call, folder_with_bad_files):
     folder = folder_with_bad_files(BAD_FILES["text"])
     assert call("train", "--dataset", folder, "--epochs", 1, "--skip-bad").code == 0
     assert load_checkpoint("checkpoints/vae.pt")[1].settings.skip_bad
     assert call("evaluate", "--draws", 1).code == 0  # without being told
+
+
+def test_folder_of_nothing_but_other_files(refused, tmp_path):
+    (tmp_path / "own" / "a").mkdir(parents=True)
+    (tmp_path / "own" / "a" / "1.heic").write_text("a photograph")
+    assert "own/a/1.heic" in refused("own")
 
 
 def test_folder_of_nothing_but_bad_files(refused, tmp_path):
@@ -744,6 +904,30 @@ def test_resuming_from_another_folder_finds_the_images(call, interrupted, tmp_pa
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert call("train", "--resume", "--checkpoint", interrupted).code == 0
     assert len(load_checkpoint(interrupted)[1].history) == 2
+
+
+def test_folder_of_images_elsewhere_is_the_one_trained_on(call, refusal, interrupted, tmp_path, monkeypatch):
+    """Somebody else's checkpoint may name any folder; its owner's finds the images it began with."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    files = ("--checkpoint", interrupted)
+    assert "--images" in refusal(call("evaluate", *files))  # an unfinished run's are not compared
+    content = torch.load(interrupted, weights_only=True)
+    torch.save({name: content[name] for name in content if name != "checksum"}, "unknown.pt")
+    for flag in ("--resume", "--from=unknown.pt"):
+        line = refusal(call("train", flag, "--checkpoint", "unknown.pt" if flag == "--resume" else "new.pt"))
+        assert f"{tmp_path / 'own'} is outside the working folder" in line and "--dataset" in line
+    assert call("train", "--resume", *files).code == 0
+    result = call("evaluate", "--draws", 1, *files)
+    assert result.code == 0 and f"2 of 2 epochs on {tmp_path / 'own'}" in result.out
+    assert call("train", "--from", interrupted, "--epochs", 1).code == 0
+    for path in (tmp_path / "own").rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+    for script, args in (("evaluate", files), ("tsne", files), ("encode", (*files, "--split", "test"))):
+        line = refusal(call(script, *args))
+        assert f"{tmp_path / 'own'} is outside the working folder" in line and "--images" in line
+    assert "--dataset" in refusal(call("train", "--from", interrupted, "--checkpoint", "new.pt"))
+    assert call("evaluate", "--draws", 1, "--images", tmp_path / "own", *files).code == 0
 
 
 def test_resuming_after_the_folder_moved(call, refusal, interrupted, tmp_path):

@@ -23,6 +23,16 @@ def test_orthogonal_keeps_the_singular_vectors_and_evens_the_values(shape):
     assert s.min() > 0.6 and s.max() < 1.3
 
 
+@pytest.mark.parametrize("rank", [1, 5, 48])
+def test_orthogonal_in_float32_of_any_rank(rank):
+    """As a layer's first gradients are: what has no direction of its own stays small."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, rank, generator=generator) for size in (48, 432))
+    matrix = left * torch.logspace(0, -2, rank) @ right.mT
+    expected = orthogonal(matrix.double())
+    torch.testing.assert_close(orthogonal(matrix).double(), expected, rtol=0, atol=1e-4)
+
+
 def test_many_matrices_at_once_are_what_they_are_alone():
     matrices = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     matrices *= torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
