@@ -74,7 +74,7 @@ class Settings:
         28, "side of a folder's images", "network", at_least=16, below=65, multiple_of=4
     )
 
-    epochs: int = setting(20, "passes over the training images", at_least=1)
+    epochs: int = setting(20, "passes over the training images", at_least=1, below=10**6)
     batch_size: int = setting(128, "images per step, of all processes together", at_least=1)
     lr: float = setting(4e-3, "peak learning rate", above=0)
     weight_decay: float = setting(0.1, "AdamW's, of the fully connected layers only", at_least=0)

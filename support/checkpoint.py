@@ -2,7 +2,6 @@
 
 import copy
 import io
-import math
 import os
 import secrets
 import zipfile
@@ -15,9 +14,10 @@ from mixture import is_mixture
 from model import RECON, ConvVAE
 from settings import DATASETS, Settings
 from support.errors import CheckpointError, UserError
-from support.files import short, write_file
+from support.files import from_here, write_file
 
 FORMAT, VERSION = "conv-vae", 1
+COLUMNS = ("train_loss", "test_loss", "test_bce", "test_kld")  # of a history's rows, which are read again
 # what of a Run is not in every checkpoint
 OPTIONAL = {"id": str, "images": int, "checksum": int, "out": str, "optimizer": dict, "mixture": dict}
 
@@ -30,25 +30,26 @@ class Run:
     source: str = ""  # of its images: "full", "sample", "folder" or "file", once they have been read
     classes: list = field(default_factory=list)  # their names; none where images have no classes
     history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
-    id: str = field(default_factory=lambda: secrets.token_hex(8))  # of this run and its folder, of no other
+    id: str = field(default_factory=lambda: secrets.token_hex(8))  # of this run and its folder, till its end
     images: int | None = None  # how many it trains on,
     checksum: int | None = None  # and data.checksum of them: a resumed run must find the same
     out: str | None = None  # the folder of its pictures and metrics, until it is finished
     optimizer: dict | None = None  # the optimiser's state, until it is finished
     mixture: dict | None = None  # the latent mixture, once it is finished
     saved: int | None = None  # not in the file: how many epochs are, or None if nothing is yet
+    typed: bool = False  # nor this: whether the command line says where its images are
 
     def finished(self, mixture):
         """What to keep of this run at its end: its mixture, and nothing that only going on needs.
 
-        Others may get the file, which need not tell them where on this machine its folder and the
-        model that it started from were.
+        Others may get the file. Of the machine that made it they learn the name of the model that it started
+        from, and from_here of its images; no id, with which they could have its folder written to.
         """
         settings = replace(self.settings, from_=Path(self.settings.from_).name)
-        folder = str(short(settings.dataset))
-        if settings.of_folder and folder != "." and folder not in DATASETS:  # which would be another data set
-            settings = replace(settings, dataset=folder)
-        return replace(self, settings=settings, out=None, optimizer=None, mixture=mixture)
+        if settings.of_folder:
+            folder = from_here(settings.dataset)
+            settings = replace(settings, dataset=f"./{folder}" if folder in DATASETS else folder)
+        return replace(self, settings=settings, id=None, out=None, optimizer=None, mixture=mixture)
 
 
 def save_checkpoint(path, model, run):
@@ -156,14 +157,23 @@ def _read(path):
             f"{path} was trained with {content.get('recon', 'BCE')} and model.py has {RECON}: train again"
         )
     # A stride of zero repeats a number: such a tensor claims more than the file holds.
-    weights = content["model"].values()
-    if not all(
-        type(value) is torch.Tensor and value.is_cpu and value.layout == torch.strided for value in weights
-    ):
-        raise ValueError
-    if sum(value.nbytes for value in weights) > os.path.getsize(path):
+    tensors = _tensors_in(content)
+    plain = all(value.is_cpu and value.layout == torch.strided for value in tensors)
+    if not plain or sum(value.nbytes for value in tensors) > os.path.getsize(path):
         raise ValueError
     return content
+
+
+def _tensors_in(content):
+    """Every tensor in a dict of dicts, lists and tensors, once, whatever else holds it, or itself."""
+    found, left = {}, [content]
+    while left:
+        value = left.pop()
+        if id(value) not in found:
+            found[id(value)] = value
+            if isinstance(value, (dict, list, tuple, set)):
+                left += value.values() if isinstance(value, dict) else value
+    return [value for value in found.values() if isinstance(value, torch.Tensor)]
 
 
 def _model_in(content):
@@ -173,8 +183,8 @@ def _model_in(content):
     weights = {}
     for name, expected in model.state_dict().items():
         value = content["model"][name]
-        if value.is_floating_point() != expected.is_floating_point():
-            raise TypeError("integers for floats")
+        if type(value) is not torch.Tensor or value.is_floating_point() != expected.is_floating_point():
+            raise TypeError("no tensor, or integers for floats")
         weights[name] = value.to(expected.dtype, copy=True)
     if len(weights) != len(content["model"]):
         raise ValueError("more weights than the network has")
@@ -198,17 +208,18 @@ def _run_in(content, config):
     kinds += [(run, name, kind) for name, kind in OPTIONAL.items() if name in content]
     if not all(type(getattr(holder, name)) is kind for holder, name, kind in kinds):
         raise TypeError
-    if settings.of_folder != (
-        run.source in ("folder", "file")
-    ):  # a name that is neither a data set's nor a folder's
+    if settings.of_folder != (run.source in ("folder", "file")):  # no data set's name, nor a folder's
         raise ValueError("data set")
-    if not all(type(name) is str and name.isprintable() for name in [settings.dataset, *run.classes]):
+    columns = [name for row in run.history for name in row]
+    names = [settings.dataset, run.source, *run.classes, *columns]
+    if not all(type(name) is str and name.isprintable() for name in names) or "\0" in (run.out or ""):
         raise ValueError("names")
-    for row in run.history:
-        if not all(
-            type(row[name]) is float and math.isfinite(row[name]) for name in ("test_bce", "test_kld")
-        ):
-            raise ValueError("history")
+    if len(run.id) != 16 or len(run.history) > settings.epochs:  # an empty file is no run's mark
+        raise ValueError("id, or epochs")
+    for epoch, row in enumerate(run.history, 1):
+        numbers = all(type(v) is float or (type(v) in (bool, int) and abs(v) < 2**63) for v in row.values())
+        if not numbers or row["epoch"] != epoch or not all(abs(row[name]) < 1e99 for name in COLUMNS):
+            raise ValueError("history")  # NaN, too, is not below
     if run.mixture is not None:
         fits = is_mixture(run.mixture, settings.latent_dim)
         if not fits or len(run.mixture["share"]) != max(1, len(run.classes)):

@@ -62,19 +62,20 @@ def generators(seed, device):
 def timed(device):
     """Times what is done in it, in ``seconds``; says so where other programs have taken a CPU's cores.
 
-    Each thread waits for the others many times in a step, and spins meanwhile. Where there are not cores
-    enough for that, it burns the time slices that the thread it waits for could have had.
+    Threads wait for one another many times in a step, and spin meanwhile: where there are fewer cores than
+    threads, they burn the time slices that the one they wait for could have had.
     """
     clock, start, start_cpu = SimpleNamespace(seconds=None), time.perf_counter(), time.process_time()
     yield clock
     clock.seconds = time.perf_counter() - start
-    share = (time.process_time() - start_cpu) / (clock.seconds * torch.get_num_threads())
-    told = "OMP_WAIT_POLICY" in os.environ or device.type != "cpu"
+    threads = torch.get_num_threads()
+    share = (time.process_time() - start_cpu) / (clock.seconds * threads)
+    told = device.type != "cpu" or threads == 1 or "OMP_WAIT_POLICY" in os.environ
     if share < BUSY and clock.seconds >= LONG_ENOUGH and not told:
+        fewer = max(1, int(share * threads))
         warn(
-            f"other programs keep the cores busy (this one has {share:.0%} of the time of its "
-            f"{torch.get_num_threads()} threads): stop, and go on faster beside them with "
-            "OMP_WAIT_POLICY=passive python train.py --resume"
+            f"other programs keep the cores busy, this one had {share:.0%} of the time of its {threads} "
+            f"threads: beside them it is faster as OMP_NUM_THREADS={fewer} python train.py --resume"
         )
 
 

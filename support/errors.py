@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import sys
@@ -21,6 +22,12 @@ class CheckpointError(UserError):
 
 class Terminated(BaseException):
     """SIGTERM: what cluster schedulers and container managers send before they take a machine away."""
+
+
+def shown(text, keep=""):
+    """The text with all that a terminal would obey, and not show, as Python writes it, \\x1b for one."""
+    signs = (s if s.isprintable() or s in keep else s.encode("unicode_escape").decode() for s in text)
+    return "".join(signs)
 
 
 @contextlib.contextmanager
@@ -60,19 +67,25 @@ def _terminate(signum, frame):
 
 
 def _prepare_streams():
-    """Make stdout and stderr safe to print to: where they are closed, or cannot show every character."""
-    for name in ("stdout", "stderr"):
+    """Make stdout and stderr safe to print to: where they are closed, or cannot show every character.
+
+    Names and texts come from files, which may be anybody's: nothing in them reaches the terminal but as text.
+    """
+    for name, keep in (("stdout", "\n\t"), ("stderr", "\n\t\r")):  # a progress bar goes back by \r
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (it stays open)
-        with contextlib.suppress(AttributeError):  # a notebook's, say, which shows everything
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+        stream = getattr(sys, name)
+        with contextlib.suppress(AttributeError):  # a notebook's, say, cannot be reconfigured
+            write = functools.partial(type(stream).write, stream)  # its own, however often we come here
+            stream.write = lambda text, write=write, keep=keep: write(shown(text, keep))
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(message, code):
     """End with this exit status, whoever still listens."""
     with contextlib.suppress(OSError):
         if message:
-            print(message, file=sys.stderr, flush=True)
+            print(shown(message), file=sys.stderr, flush=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

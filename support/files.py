@@ -1,9 +1,12 @@
 """Files that are written whole or not at all, and by one run at a time."""
 
 import contextlib
+import csv
 import errno
 import glob
+import io
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,11 +17,24 @@ from support import distributed
 from support.errors import UserError
 from support.terminal import warn
 
+FORMULA = re.compile(r"[=@\t\r]|[+-](?!([\d.]+(e[+-]?\d+)?|inf|nan)$)")  # what a cell begins with; no number
 
-def short(path):
-    """The path as seen from here, if it leads to something below the working directory."""
+
+def from_here(path):
+    """The way to ``path`` from the working folder, for others to read, or its name alone where the way has
+    the home folder's name in it, which is mostly the user's.
+    """
     path = Path(path)
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    try:
+        way = Path(os.path.relpath(path.parent), path.name)
+    except ValueError:  # from one drive of Windows to another there is none
+        return path.name
+    return path.name if os.path.basename(os.path.expanduser("~")) in way.parts else str(way)
+
+
+def is_elsewhere(path):
+    """Whether ``path`` leads out of the working folder, where nobody's checkpoint may send us unasked."""
+    return not Path(path).resolve().is_relative_to(Path.cwd().resolve())
 
 
 def write_file(path, content):
@@ -46,6 +62,14 @@ def write_file(path, content):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_table(path, rows):
+    """Write rows of cells as a CSV file; text that a spreadsheet would take for a formula begins with '."""
+    text = io.StringIO()
+    quoted = ([f"'{cell}" if FORMULA.match(str(cell)) else cell for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(quoted)
+    write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _refuse_what_is_no_file(path):

@@ -107,7 +107,7 @@ def earlier_images(folder):
     """The files that save_images left in a folder. Raises UserError if others' are there by such a name."""
     found = sorted(file for file in folder.glob("*.png") if re.fullmatch(r"\d{5,}", file.stem))
     for file in found:
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             if image.info.get("Software") != SOFTWARE:
                 raise UserError(f"{file} is not an image of ours: pass another folder to --save-images")
     return found
@@ -127,7 +127,10 @@ def save_film(path, grids):
     # 50 at most, and most of them early ones, because that is when most changes
     chosen = sorted({round((len(grids) - 1) * step**2) for step in np.linspace(0, 1, 50)})
     # a quarter of the pixels and 16 grays: small enough to put into a README
-    frames = [Image.open(grids[i]).reduce(2).point(lambda level: round(level / 17) * 17) for i in chosen]
+    frames = [
+        Image.open(grids[i], formats=["PNG"]).reduce(2).point(lambda level: round(level / 17) * 17)
+        for i in chosen
+    ]
     save_gif(path, frames, [120] * (len(frames) - 1) + [2500])
 
 

@@ -1,7 +1,5 @@
 """What a run says and shows of itself: lines on the terminal, metrics.csv, pictures."""
 
-import csv
-import io
 import math
 from pathlib import Path
 
@@ -11,15 +9,16 @@ from model import RECON
 from support import distributed, pictures
 from support.checkpoint import is_finite
 from support.errors import UserError
-from support.files import write_file
+from support.files import write_table
 
 
 def describe(model, run, device, train, test):
     """What was found, in a line: device, precision, data, network; then what was read of one's own images."""
     settings, world_size = run.settings, distributed.get_world_size()
+    images = Path(settings.dataset).resolve() if settings.of_folder else settings.dataset
     line = (
         f"{device.type}{f' x {world_size}' if world_size > 1 else ''}, {settings.precision}; "
-        f"{settings.dataset_name} ({run.source}), {len(train.images):,} training and {len(test.images):,} "
+        f"{images} ({run.source}), {len(train.images):,} training and {len(test.images):,} "
         f"{settings.test_split} images; {sum(p.numel() for p in model.parameters()):,} parameters"
     )
     return "\n".join([line, *train.notes])
@@ -70,12 +69,9 @@ def save_reports(model, run, x):
     recon = model.decode(model.encode(x)[0])
     pictures.save_png(out / f"recon_from_epoch{epoch}.png", pictures.pairs(x, recon))
     if run.history:
-        text = io.StringIO()
         columns = dict.fromkeys(name for row in run.history for name in row)  # those of older code are fewer
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(run.history)
-        write_file(out / "metrics.csv", text.getvalue().encode())
+        rows = [[row.get(name, "") for name in columns] for row in run.history]
+        write_table(out / "metrics.csv", [columns, *rows])
         pictures.save_figure(
             out / "loss_curves.png", pictures.loss_curves(run.history, run.settings.test_split), dpi=150
         )

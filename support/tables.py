@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from support.errors import DataError
+from support.images import FORMATS
 from support.terminal import progress
 
 LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "arr1")  # the likeliest first
@@ -116,7 +117,8 @@ def decode(what, cells):
     pictures = []
     for number, cell in enumerate(cells):
         try:
-            with Image.open(io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)) as image:
+            file = io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
+            with Image.open(file, formats=FORMATS) as image:
                 is_gray = image.mode in ("L", "F") or image.mode.startswith("I")
                 pictures.append(np.asarray(image if is_gray else image.convert("L")))
         except MemoryError:

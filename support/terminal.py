@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from support import distributed
+from support.errors import shown
 
 CHECKPOINT = Path("checkpoints/vae.pt")  # what train.py writes by default, and the scripts read
 DATA_DIR = Path("data")
@@ -17,7 +18,7 @@ DATA_DIR = Path("data")
 def warn(message):
     """A warning on stderr, from the main process alone."""
     if distributed.is_main_process():
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {shown(message)}", file=sys.stderr)
 
 
 def progress(*args, **options):

@@ -118,6 +118,7 @@ def real_checkpoint():
         run = Run(
             Settings(epochs=2, batch_size=8, latent_dim=4),
             source="full",
+            classes=list("0123456789"),  # as many as the mixture has, or nothing would load
             history=[row],
             optimizer=optimizer.state_dict(),
             mixture=mixture,

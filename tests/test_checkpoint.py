@@ -19,6 +19,8 @@ from settings import Settings
 from support.checkpoint import Run, load_checkpoint, restore_optimizer, save_checkpoint
 from support.errors import CheckpointError
 
+ROW = {"epoch": 1, "train_loss": 0.3, "test_loss": 0.3, "test_bce": 0.1, "test_kld": 0.2}  # of a history
+
 
 @pytest.fixture
 def model():
@@ -60,7 +62,7 @@ def test_checkpoint_round_trip_is_exact(model, tmp_path):
     vae_loss(logits, x, mu, logvar)[0].backward()
     optimizer.step()
     settings = Settings(epochs=7, lr=0.01, latent_dim=6, binarize=True, dataset="kmnist", seed=3)
-    history = [{"epoch": 1, "test_bce": 0.1, "test_kld": 0.2}]
+    history = [ROW]
     run = Run(settings, source="full", history=history, out="here", optimizer=optimizer.state_dict())
     save_checkpoint(path, model, run)
     assert run.saved == 1
@@ -166,15 +168,22 @@ def test_another_format_version_is_refused(save_content, version):
         {"args": {"epochs": -3}},
         {"args": {"batch_size": 0}},
         {"args": {"lr": float("nan")}},
-        {"history": [{"test_bce": float("nan"), "test_kld": 1.0}]},
+        {"history": [ROW | {"test_bce": float("nan")}]},
+        {"history": [ROW | {"test_kld": "low"}]},
+        {"history": [ROW | {"train_loss": 1e200}]},
+        {"history": [ROW | {"epoch": 10**12}]},
+        {"history": [ROW | {"\x1b": 1.0}]},
+        {"history": [ROW | {"steps": 10**100}]},
+        {"history": [{name: ROW[name] for name in ROW if name != "train_loss"}]},
+        {"history": [ROW | {"epoch": epoch} for epoch in range(1, 22)]},  # of 20
         {"args": {"binarize": 1}},
         {"args": {"dataset": "another"}},
         {"source": None},
-        {"history": [{"epoch": 1}]},
-        {"history": [{"test_bce": 1.0, "test_kld": "low"}]},
         {"mixture": {"weights": 1}},
         {"out": 1},
         {"id": 1},
+        {"id": ""},
+        {"source": "\x1b[2J"},
         {"images": "many"},
         {"checksum": 0.5},
     ],
@@ -252,6 +261,17 @@ def test_weights_that_claim_more_than_the_file_holds_are_refused(model, save_con
     bloated = {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in weights.items()}
     with pytest.raises(CheckpointError):
         load_checkpoint(save_content(config=config, model=bloated))
+
+
+@pytest.mark.parametrize("part", ["mixture", "optimizer"])
+def test_any_tensor_that_claims_more_than_the_file_holds_is_refused(save_content, part):
+    """400 MB, asked for twice in a list that holds itself."""
+    values = [torch.zeros(()).expand(10_000, 10_000)]
+    path = save_content(**{part: {"means": values + values, "more": values.append(values) or values}})
+    before = peak_memory()
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+    assert peak_memory() - before < 100e6
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path, save_content):

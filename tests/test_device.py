@@ -86,5 +86,5 @@ def test_a_training_that_shares_its_cores_says_so(monkeypatch, capsys, cpu_secon
         pass
     assert clock.seconds == 10
     err = capsys.readouterr().err
-    assert ("60% of the time of its 2 threads" in err and "OMP_WAIT_POLICY=passive" in err) == told
+    assert ("60% of the time of its 2 threads" in err and "OMP_NUM_THREADS=1 " in err) == told
     assert bool(err) == told

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +15,10 @@ from conftest import load_dataset
 from PIL import Image
 from torch.distributions import Normal
 
+import explore
 from mixture import fit_mixture, sample_labels, sample_mixture
 from model import ConvVAE
-from support.checkpoint import load_checkpoint
+from support.checkpoint import load_checkpoint, save_checkpoint
 from support.measures import most_likely_class
 
 LETTERS = [f"{letter}-like" for letter in "abcdefghijkl"]
@@ -321,6 +324,44 @@ def test_bad_file_among_good_ones_is_left_out_on_demand(trained, call, own_folde
     result = call("encode", "--checkpoint", trained.checkpoint, "text.png", "good.png", "--skip-bad")
     assert result.code == 0 and any("left out 1 of 2 files" in line for line in result.err)
     assert [row["file"] for row in rows_of("outputs/encoded.csv")] == ["good.png"]
+
+
+def test_names_from_files_are_shown_and_not_obeyed(trained, call, own_folder, digits):
+    """Neither by a terminal nor by a spreadsheet."""
+    loaded, state = load_checkpoint(trained.checkpoint)
+    state.settings = replace(state.settings, from_="\x1b[2J.pt")
+    save_checkpoint("passed on.pt", loaded, state)
+    for name in ("\x1b[31mred\n.png", "=1+1.png"):
+        Image.fromarray(digits.test[0][7]).save(name)
+    (own_folder / "bad\x1b[31m.png").write_text("hello")
+    files = ("\x1b[31mred\n.png", "=1+1.png", "bad\x1b[31m.png")
+    result = call("encode", "--checkpoint", "passed on.pt", *files, "--skip-bad")
+    assert result.code == 0 and "\x1b" not in result.out + result.err[0]
+    assert r"started from \x1b[2J.pt" in result.out and r"\x1b[31mred" in result.out
+    assert len(result.err) == 1 and r"bad\x1b[31m.png" in result.err[0]
+    assert [row["file"] for row in rows_of("outputs/encoded.csv")] == [files[0], "'=1+1.png"]
+
+
+def test_what_leaves_this_machine_does_not_say_whose_it_is(call, digits, own_folder, monkeypatch):
+    """A finished checkpoint, a table and a page: no name of the home folder, which is the user's."""
+    home = own_folder / "user-no-1"  # which no base64 has in it
+    (home / "work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home / "work")
+    photos = home / "photos"
+    for i, image in enumerate(digits.train[0]):
+        (photos / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(photos / str(i % 2) / f"{i}.png")
+    assert call("train", "--dataset", photos, "--epochs", 1).code == 0
+    assert load_checkpoint("checkpoints/vae.pt")[1].settings.dataset == "../photos"
+    assert call("encode", photos, "--npz", "outputs/z.npz").code == 0
+    monkeypatch.setattr(explore, "DIGITS", 40)
+    assert call("explore").code == 0
+    left = [Path("checkpoints/vae.pt"), *Path("outputs").glob("*.*")]
+    assert len(left) == 5  # with the table's picture
+    for path in left:
+        content = path.read_bytes()
+        assert not any(home.name.encode(code) in content for code in ("utf-8", "utf-32-le")), path
 
 
 def test_most_likely_class_against_scipy():

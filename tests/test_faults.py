@@ -512,6 +512,25 @@ def test_overwriting_leaves_nothing_of_the_older_run_but_what_is_not_its_own(cal
     assert epochs == {"0", "1"} and kept.read_text() == "keep me"
 
 
+def test_folder_that_only_the_checkpoint_names(
+    call, refused, stopped, data_dir, own_folder, tmp_path_factory, stop_at_once
+):
+    """Outside the working folder it is taken if it has the run's mark, or if it is typed."""
+    model, run = load_checkpoint(stopped.partial)
+    there = tmp_path_factory.mktemp("there")
+    run.out = str(there)
+    save_checkpoint("passed on.pt", model, run)
+    resume = ("train", "--resume", "--checkpoint", "passed on.pt")
+    line = refused(*resume)
+    assert f"{there} is outside the working folder" in line and "--out" in line and not os.listdir(there)
+    (there / "metrics.csv").write_text("keep me")
+    assert "another run" in refused(*resume, "--out", there)
+    assert (there / "metrics.csv").read_text() == "keep me"
+    (there / ".run").write_text(run.id)
+    assert call(*resume, "--data-dir", data_dir).code == 130
+    assert (there / "metrics.csv").read_text().startswith("epoch,")
+
+
 @pytest.mark.parametrize("out", ["new", "new/pictures"])
 def test_one_place_for_checkpoint_and_pictures(refused, out):
     assert "new" in refused("train", "--checkpoint", "new", "--out", out)

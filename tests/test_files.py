@@ -13,7 +13,7 @@ from filelock import FileLock
 from settings import Settings
 from support.checkpoint import Run
 from support.errors import UserError
-from support.files import check_outputs, locked, write_file
+from support.files import check_outputs, from_here, locked, write_file, write_table
 from support.runs import claim_folder
 
 
@@ -90,6 +90,18 @@ def test_input_is_no_output(own_folder):
     Path("link").symlink_to("file")
     with pytest.raises(UserError, match="link"):
         check_outputs("link", spare=["file"])
+
+
+def test_table_has_no_formulas(own_folder):
+    write_table("t.csv", [["=1+1", "@x", "+y", "-z", "x=1"], ["-5", "+1e3", -5, 0.1, ""]])
+    assert Path("t.csv").read_text() == "'=1+1,'@x,'+y,'-z,x=1\n-5,+1e3,-5,0.1,\n"
+
+
+def test_way_to_a_file_does_not_name_the_home_folder(own_folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/users/zoe")
+    assert from_here(own_folder / "a" / "b.png") == "a/b.png" == from_here("a/b.png")
+    assert from_here(own_folder.parent / "b.png") == "../b.png"
+    assert from_here("/scratch/zoe/photos") == "photos" == from_here("/users/zoe/photos")
 
 
 def test_one_lock_for_all_names_of_a_checkpoint(own_folder):
