@@ -10,6 +10,8 @@ one of your own, walk from one to another.
 
 import base64
 import json
+import re
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,8 +31,9 @@ from support.runs import open_model
 from support.terminal import next_step
 
 TEMPLATE = Path(__file__).parent / "support" / "explore.html"
+PARTS = Path(__file__).parent / "support" / "page"
 DIGITS = 2000  # on the map: as many as t-SNE places in ten seconds or so
-COLUMNS = 50  # of the one picture that has them all
+PIECE = 300_000  # bytes, a multiple of 3: WebKit takes half a minute for all of them in one script
 
 
 def parse_args():
@@ -73,13 +76,12 @@ def main():
             "labels": test.labels[indices].tolist(),
             "mu": numbers.pack(mu),
             "tsne": numbers.pack(points),
-            "columns": min(COLUMNS, len(x)),
         },
         "plane": {"center": center.tolist(), "directions": directions.tolist()},
         "latents": {"low": z.amin(0).tolist(), "high": z.amax(0).tolist(), "variance": mu.var(0).tolist()},
     }
-    digits = pictures.png_bytes(pictures.grid(x, COLUMNS, scale=1, gap=0))
-    content = fill(TEMPLATE.read_text(encoding="utf-8"), page, numbers, digits)
+    grays = zlib.compress(pictures.to_pixels(x).tobytes(), 9)  # a PNG not every browser decodes everywhere
+    content = fill(page, numbers, grays)
     write_file(args.out, content)
     print(f"wrote {args.out}: {len(content) / 1e6:.1f} MB; open it in a browser")
     print(next_step(args.checkpoint, args.data_dir, "tsne", "interpolate", images=args.images))
@@ -145,14 +147,26 @@ class Numbers:
         return {"store": kind, "start": start, "shape": list(value.shape)}
 
 
-def fill(template, page, numbers, digits):
-    """The page as bytes: the template with what belongs at its four marks."""
-    text = json.dumps(page, allow_nan=False).replace("<", "\\u003c")  # no name can end the script element
-    template = template.replace("{{page}}", text)
-    half, single = (np.concatenate(arrays).tobytes() for arrays in (numbers.half, numbers.single))
-    for mark, content in (("{{half}}", half), ("{{single}}", single), ("{{sprite}}", digits)):
-        template = template.replace(mark, base64.b64encode(content).decode())
-    return template.encode()
+def fill(page, numbers, grays):
+    """The page as bytes: the template with what belongs at its marks, a file of PARTS or one of these.
+
+    All at once: what is put in is not searched for marks.
+    """
+    contents = {"page": json.dumps(page, allow_nan=False).replace("<", "\\u003c")}  # no name ends the script
+    stores = {"half": np.concatenate(numbers.half), "single": np.concatenate(numbers.single), "grays": grays}
+    contents |= {name: pieces(name, bytes(store)) for name, store in stores.items()}
+
+    def content(mark):
+        return contents.get(mark[1]) or (PARTS / mark[1]).read_text(encoding="utf-8")
+
+    return re.sub(r"\{\{([\w.]+)\}\}", content, TEMPLATE.read_text(encoding="utf-8")).encode()
+
+
+def pieces(name, content):
+    """Bytes as script elements of the class ``name``, in base64."""
+    starts = range(0, len(content), PIECE)
+    texts = [base64.b64encode(content[start : start + PIECE]).decode() for start in starts]
+    return "\n".join(f'<script type="text/plain" class="{name}">{text}</script>' for text in texts)
 
 
 if __name__ == "__main__":
