@@ -48,15 +48,15 @@ def load_split(run, data_dir, split):
         found = Split(*load_folder(settings, split))
     else:
         found = Split(*load_idx(settings, data_dir, split))
-    if run.source and found.classes != run.classes:  # both are empty until a run has begun
+    if run.source and found.classes != run.classes:  # a run that has not begun has no source
         here, there = (
             f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
         )
         raise DataError(
             f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
         )
-    if run.mixture is not None and settings.of_folder:  # only a finished run has a mixture
-        again = replace(run, mixture=None)  # so that the next line does not come here once more
+    if run.mixture is not None and settings.of_folder:  # a finished run: compare its images
+        again = replace(run, mixture=None)  # else the next line would come here for ever
         train = found if split == "train" else load_split(again, data_dir, "train")
         tell_other_images(run, train)
     return found
@@ -75,7 +75,7 @@ def draw_pixels(x, binarize, generator=None):
 def augment(x):
     """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
 
-    Scaled by up to 3 %, sheared by up to 0.06 along x and along y, which turns by up to 3.4 degrees, and
+    Scaled by up to 3 %, sheared by up to 0.06 along x and y (so turned by up to 3.4 degrees) and
     shifted by up to 1.5 % of the side, 0.4 of 28 pixels. Interpolation blurs; a contrast 1.33 times as high
     about middle gray gives MNIST's pixels their entropy back. It is meant for writing, and too stark for
     photographs.

@@ -23,10 +23,10 @@ class ConvVAE(nn.Module):
 
     The arguments are all it takes to rebuild a model; ``config`` holds them as a dict.
 
-    latent_dim: size of z; channels: feature maps at 28 x 28 (of the encoder), 14 x 14 and 7 x 7 (of both
-    halves); hidden_dim: width of the fully connected layers; dropout: probability, in
-    training, of dropping a feature map or hidden unit of the encoder; image_size: side of the images, 28
-    in the comments here. Raises ValueError if image_size is not a multiple of 4.
+    latent_dim: size of z; channels: feature maps at 28 x 28 (encoder only), 14 x 14 and 7 x 7;
+    hidden_dim: width of the fully connected layers; dropout: probability, in training, of dropping a
+    feature map or hidden unit of the encoder; image_size: side of the images, 28 in the comments here.
+    Raises ValueError if image_size is not a multiple of 4.
     """
 
     def __init__(self, latent_dim=16, channels=(16, 32, 48), hidden_dim=512, dropout=0.0, image_size=28):

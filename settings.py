@@ -89,7 +89,7 @@ class Settings:
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
     validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
-    binarize_epochs: int = setting(0, "draw them in the first N epochs only, as noise", "data", at_least=0)
+    binarize_epochs: int = setting(0, "--binarize in the first N epochs only, as noise", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
 
     def __post_init__(self):

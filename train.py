@@ -73,21 +73,21 @@ def main():
     with lock_checkpoint(run, args.checkpoint):
         with distributed.local_main_process_first():  # the first may download, while the others wait
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
-        check_images(run, train, test)  # are they those that the run began with? A new one takes note
+        check_images(run, train, test)  # an error if the run began with others; a new run notes these
         train, test = train.to(device), test.to(device)
         model.to(device, memory_format=torch.channels_last)
         samples = settings.importance_samples  # z per image
         network = ImportanceWeighted(model, samples) if samples > 1 else model
-        ddp_model = distributed.wrap(network, settings.batch_size)  # network itself without torchrun
+        ddp_model = distributed.wrap(network, settings.batch_size)  # network itself, or DDP under torchrun
         optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
         restore_optimizer(optimizer, run)  # if the run goes on
         step = functools.partial(train_step, ddp_model, optimizer, settings)  # step(x, y, lr, beta, weight)
         step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, then replayed
 
         if distributed.is_main_process():
-            claim_folder(run, args.overwrite)  # run.out, unless it holds another run's pictures
+            claim_folder(run, args.overwrite)  # run.out; an error if it holds another's pictures
             print(describe(model, run, device, train, test))
-            # the untrained model; a resumed run saves its last epoch again, lest its pictures are missing
+            # epoch 0; or, resumed, its last epoch again, whose pictures a stop may have prevented
             save(args.checkpoint, model, optimizer, run, test)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             with timed(device) as clock:
@@ -110,8 +110,8 @@ def main():
 def train_epoch(network, step, train, epoch, settings):
     """One pass over the training split: the mean ``(loss, bce, kld)`` in nats per image.
 
-    ``step(x, y, lr, beta, weight)`` is train_step with the network, its optimiser and the settings filled
-    in. Everything random follows from the seed, the epoch's number and the rank, so an epoch
+    ``step(x, y, lr, beta, weight)`` is train_step with the rest filled in; weight is 1 unless ranks share
+    batches. Everything random follows from the seed, the epoch's number and the rank, so an epoch
     is the same whether or not the ones before it ran in this process.
     """
     network.train()
@@ -140,8 +140,8 @@ def train_step(network, optimizer, settings, x, y, lr, beta, weight):
     """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
     ``weight`` makes up for ranks with unequal parts of a batch: 1 where one process trains alone. On a CUDA
-    GPU a step is recorded once and repeated with other x, y, lr, beta and weight. So whatever changes from
-    step to step has to be passed in, and nothing may depend on a tensor's value, as .item() and print do.
+    GPU a step is recorded once; x, y, lr, beta and weight are then tensors that are filled anew. So whatever
+    changes from step to step has to be passed in, and nothing may ask for a value, with .item() or print.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -158,7 +158,7 @@ def loss_of_batch(network, x, y, beta, settings, generator=None):
     The labels y (B,) are for a network that is conditional on them, which ConvVAE is not.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits, mu, logvar, *z = network(x, generator)  # z is [], and [z] from ImportanceWeighted
+        logits, mu, logvar, *z = network(x, generator)  # only ImportanceWeighted returns a z
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
     return vae_loss(logits, x, mu, logvar, beta)
@@ -166,8 +166,8 @@ def loss_of_batch(network, x, y, beta, settings, generator=None):
 
 @torch.no_grad()
 def mean_loss(network, split, settings):
-    """Mean ``(loss, bce, kld)`` over images that are not trained on, with the same random z every epoch."""
-    network.eval()  # not in DDP, since ranks have unequal numbers of batches
+    """Mean ``(loss, bce, kld)`` of a split, shared among the ranks, with the same random z every epoch."""
+    network.eval()  # not ddp_model, which would hang: ranks differ in batches
     distributed.broadcast_buffers(network)  # rank 0's means and variances of batch norms, which are saved
     means = Means(split.images.device)
     size = max(1, EVAL_BATCH // settings.importance_samples)

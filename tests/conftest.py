@@ -19,6 +19,7 @@ import pytest
 import survive
 import torch
 from filelock import FileLock
+from threadpoolctl import threadpool_limits
 
 from data import load_split
 from settings import Settings
@@ -29,9 +30,14 @@ from support.errors import user_errors
 ROOT = Path(__file__).resolve().parents[1]
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # before the tests hide them
 
-# Each of pytest-xdist's workers has its share of the cores, and so have the scripts that it starts.
-share = max(1, os.cpu_count() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
-THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", str(share)))
+# Each of pytest-xdist's workers has its share of the cores, and so have the scripts that it starts: threads
+# without a core of their own take ten times as long. The process that starts the workers, whose environment
+# they get, sets nothing.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
+threadpool_limits(THREADS)  # of libraries that are loaded already
 torch.set_num_threads(THREADS)
 
 
