@@ -5,6 +5,7 @@ or images and labels, which are then split. Levels are judged over the whole fil
 """
 
 import hashlib
+import io
 import math
 import re
 import unicodedata
@@ -16,9 +17,9 @@ from PIL import Image
 
 from support.errors import DataError
 from support.folders import class_note, hold_out
-from support.images import level_notes, prepare
+from support.images import FORMATS, level_notes, prepare
 from support.levels import extremes, find_range, to_uint8
-from support.tables import LABELS, decode, read_csv, read_parquet
+from support.tables import LABELS, read_csv, read_parquet
 from support.terminal import listed, progress, warn
 
 SUFFIXES = (".npz", ".npy", ".csv", ".csv.gz", ".parquet")
@@ -173,7 +174,7 @@ def _find_halves(path, arrays, notes):
 def _to_images(what, values):
     """An array of any layout, or the cells of a table -> a list of arrays (H, W), or (H, W, 3) in colour."""
     if isinstance(values, list):
-        return decode(what, values)
+        return _decode(what, values)
     values = np.asarray(values)
     shape = values.shape
     if values.dtype.kind not in "buif":
@@ -189,6 +190,22 @@ def _to_images(what, values):
     if not np.isfinite(array).all():
         raise DataError(f"{what} has NaN or infinity among its levels: mend it")
     return list(array)
+
+
+def _decode(what, cells):
+    """The pictures (H, W) in a column of the bytes of their files, or of dicts of them. Raises DataError."""
+    pictures = []
+    for number, cell in enumerate(cells):
+        try:
+            file = io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
+            with Image.open(file, formats=FORMATS) as image:
+                is_gray = image.mode in ("L", "F") or image.mode.startswith("I")
+                pictures.append(np.asarray(image if is_gray else image.convert("L")))
+        except MemoryError:
+            raise
+        except Exception:  # Pillow raises whatever a broken file makes its readers raise
+            raise DataError(f"{what} has no picture in row {number}: save a PNG's bytes there") from None
+    return pictures
 
 
 def _to_names(what, values):

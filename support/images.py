@@ -173,7 +173,7 @@ def level_notes(images, files, ranges, invert):
     note = f"ground {_edges(images).median().item()} of 255, darkest level {low}, brightest {high}"
     for kind, (black, white) in ranges.items():
         if (kind, black, white) != ("8-bit", 0, 255):
-            note += f"; of {kind} pictures {black:.4g} is taken for black and {white:.4g} for white"
+            note += f"; of {kind} pictures {black:.6g} is taken for black and {white:.6g} for white"
     empty = blank(images)
     count, other = int(empty.sum()), "without --invert" if invert else "with --invert"
     if count:

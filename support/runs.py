@@ -117,8 +117,6 @@ def _refuse_others(typed, settings, path):
 def check_images(run, train, test):
     """See that a run goes on with the training split that it began with; a new one takes note of it.
 
-    Tells of images of one's own that look inverted, or stand in both splits.
-
     Raises UserError, also where the run could not be finished: the mixture needs two images of each class.
     """
     flag = "--dataset" if run.settings.of_folder else "--data-dir"
@@ -141,24 +139,25 @@ def check_images(run, train, test):
             f"check {flag}"
         )
     if run.settings.of_folder:
-        light = on_light_ground(train.images).float()
-        dark_ink = needs_inverting(train.files[:100]) if train.files else light.mean() > 0.5
-        if dark_ink and not run.source and not run.settings.invert:
-            warn("these look like dark ink on light paper: start again with --invert to turn them")
-        ground = [light[train.labels == label].mean() for label in range(len(train.classes))]
-        if not run.source and ground and min(ground) < 0.1 and max(ground) > 0.9:
-            on_light = [name for name, share in zip(train.classes, ground, strict=True) if share > 0.9]
-            warn(
-                f"the images of {listed(on_light)} are on light ground, unlike others: turn them all one way"
-            )
-        known = {image.numpy().tobytes() for image in train.images}
-        files = test.files or [f"image {number}" for number in range(len(test.images))]
-        twice = [
-            file for image, file in zip(test.images, files, strict=True) if image.numpy().tobytes() in known
-        ]
-        if twice:
-            warn(f"{len(twice):,} of the test images are among the training images, {twice[0]} for one")
+        _tell_of_own_images(run, train, test)
     run.source, run.classes, run.images, run.checksum = train.source, train.classes, count, content
+
+
+def _tell_of_own_images(run, train, test):
+    """Warn of images that look inverted, all or some, and of those that are in both splits."""
+    light = on_light_ground(train.images).float()
+    dark_ink = needs_inverting(train.files[:100]) if train.files else light.mean() > 0.5
+    if dark_ink and not run.source and not run.settings.invert:
+        warn("these look like dark ink on light paper: start again with --invert to turn them")
+    ground = {name: light[train.labels == label].mean() for label, name in enumerate(train.classes)}
+    on_light = [name for name, share in ground.items() if share > 0.9]
+    if not run.source and on_light and min(ground.values()) < 0.1:
+        warn(f"the images of {listed(on_light)} are on light ground, unlike others: turn them all one way")
+    known = {image.numpy().tobytes() for image in train.images}
+    files = test.files or [f"image {number}" for number in range(len(test.images))]
+    twice = [file for image, file in zip(test.images, files, strict=True) if image.numpy().tobytes() in known]
+    if twice:
+        warn(f"{len(twice):,} of the test images are among the training images, {twice[0]} for one")
 
 
 def tell_other_images(run, train):

@@ -3,16 +3,13 @@
 import contextlib
 import csv
 import gzip
-import io
 import math
 import warnings
 from collections import Counter
 
 import numpy as np
-from PIL import Image
 
 from support.errors import DataError
-from support.images import FORMATS
 from support.terminal import progress
 
 LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "arr1")  # the likeliest first
@@ -110,19 +107,3 @@ def read_parquet(path):
         raise DataError(f"{path} needs pyarrow ({error}): pip install pyarrow") from None
     with ParquetFile(path) as file:
         return file.read().to_pydict()
-
-
-def decode(what, cells):
-    """The pictures (H, W) in a column of the bytes of their files, or of dicts of them. Raises DataError."""
-    pictures = []
-    for number, cell in enumerate(cells):
-        try:
-            file = io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
-            with Image.open(file, formats=FORMATS) as image:
-                is_gray = image.mode in ("L", "F") or image.mode.startswith("I")
-                pictures.append(np.asarray(image if is_gray else image.convert("L")))
-        except MemoryError:
-            raise
-        except Exception:  # Pillow raises whatever a broken file makes its readers raise
-            raise DataError(f"{what} has no picture in row {number}: save a PNG's bytes there") from None
-    return pictures

@@ -376,9 +376,9 @@ LEVELS = {
     ),
     "10 bits in 16": (lambda a: a.astype(np.uint16) * 4, None, "and 1023 for white"),
     "12 bits in 16": (lambda a: a.astype(np.uint16) * 16, None, "and 4095 for white"),
-    "16 bits": (lambda a: a.astype(np.uint16) * 257, None, "and 6.554e+04 for white"),
-    "14 bits in 16": (lambda a: a.astype(np.uint16) * 64, None, "and 1.638e+04 for white"),
-    "15 bits and a sign": (lambda a: a.astype(np.int32) * 128, None, "and 3.277e+04 for white"),
+    "16 bits": (lambda a: a.astype(np.uint16) * 257, None, "and 65535 for white"),
+    "14 bits in 16": (lambda a: a.astype(np.uint16) * 64, None, "and 16383 for white"),
+    "15 bits and a sign": (lambda a: a.astype(np.int32) * 128, None, "and 32767 for white"),
     "0 to 7": (lambda a: a // 32, lambda a: a // 32 * 255 / 7, "0 is taken for black and 7 for white"),
     "0 to 100": (lambda a: (a / 2.55).round().astype(np.uint8), None, "0 is taken for black and 100 for"),
     "8 bits in 32": (lambda a: a.astype(np.int32), None, "and 255 for white"),
@@ -395,7 +395,7 @@ LEVELS = {
     "standardised": (
         lambda a: ((a / 255 - 0.1307) / 0.3081).astype(np.float32),
         None,
-        "-0.4242 is taken for black and 2.8",
+        "-0.424213 is taken for black and 2.8",
     ),
 }
 
