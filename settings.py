@@ -56,7 +56,7 @@ def check_bounds(value, at_least=-math.inf, above=-math.inf, below=2**31, multip
         bounds = {
             f"at least {at_least}": value >= at_least,
             f"above {above}": value > above,
-            f"below {below}": value < below,
+            f"at most {below - 1}" if type(value) is int else f"below {below}": value < below,
             f"a multiple of {multiple_of}": multiple_of is None or value % multiple_of == 0,
         }
     for bound, holds in bounds.items():
