@@ -41,7 +41,7 @@ def load_folder(settings, split):
         raise DataError(
             f"there is no folder {folder}: say with --images (to train.py with --dataset) where it is now"
         )
-    splits, classes = find_splits(folder, settings.validate)
+    splits, classes, where = find_splits(folder, settings.validate)
     samples = splits[split]
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     samples = [samples[number] for number in order.tolist()]  # the classes mixed
@@ -56,7 +56,7 @@ def load_folder(settings, split):
         advice = "check them" if settings.invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {folder} are blank, all of them: {advice}")
     labels = torch.tensor([samples[number][1] for number in kept])
-    notes = [class_note(labels, classes), *notes] if classes else notes
+    notes = [*([class_note(labels, classes)] if classes else []), where, *notes]
     return images, labels, classes, "folder", [paths[number] for number in kept], notes
 
 
@@ -80,7 +80,7 @@ def image_files(folder):
 
 
 def find_splits(folder, validate):
-    """The samples of each split, {"train", "test", "validation"}, and the names of the classes."""
+    """The samples of each split, {"train", "test", "validation"}, the classes' names, and where they are."""
     root = _unwrap(folder)
     halves = _find_halves(root)
     seen = {os.path.realpath(root)}
@@ -109,7 +109,9 @@ def find_splits(folder, validate):
     else:
         kept, validation = hold_out(train, "validation", way)
         train = kept if validate else train
-    return {"train": train, "test": test, "validation": validation}, classes
+    places = {half: place.relative_to(folder.parent) for half, place in halves.items()}
+    where = f"to train on: {places['train']}; to test on: {places.get('test', 'a sixth of it, held out')}"
+    return {"train": train, "test": test, "validation": validation}, classes, where
 
 
 def _unwrap(folder, half=None):

@@ -630,7 +630,8 @@ def test_first_lines_say_what_was_read(write_folder, call, tmp_path):
     for i in range(3):
         Image.new("L", (28, 28)).save(folder / "dogs" / f"blank{i}.png")
     result = call("train", "--dataset", "own", "--epochs", 1)
-    first, classes, size, levels, *_ = result.out.splitlines()
+    first, classes, where, size, levels, *_ = result.out.splitlines()
+    assert where == "to train on: own; to test on: a sixth of it, held out"
     counts = [int(number) for number in re.findall(r"(\d+) (?:training|test)", first)]
     assert sum(counts) == 303 and "own (folder)" in first
     assert re.fullmatch(r"2 classes: cats \d+, dogs \d+", classes)
@@ -1015,3 +1016,11 @@ def test_bad_names_in_a_checkpoint_are_refused(tmp_path):
 def test_split_of_a_folder_needs_a_folder(tmp_path):
     with pytest.raises(DataError, match="no folder"):
         load_folder(settings(tmp_path / "nowhere"), "train")
+
+
+def test_halves_and_what_wraps_them_are_said(write_folder, call, tmp_path):
+    for half in ("trainingSet", "testSet"):
+        write_folder(tmp_path / "own" / "archive" / half / half, ["cats", "dogs"])
+    result = call("train", "--dataset", "own", "--epochs", 1)
+    where = "to train on: own/archive/trainingSet/trainingSet; to test on: own/archive/testSet/testSet"
+    assert result.out.splitlines()[2] == where
