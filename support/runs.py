@@ -218,7 +218,7 @@ def claim_folder(run, overwrite):
         raise UserError(
             f"{out} holds the pictures of another run: pass another --out, or, to start anew, --overwrite"
         )
-    for file in reports:
+    for file in [*reports, *out.glob(f"{MARK}.*.tmp")]:
         if not ours or file.suffix == ".tmp":  # which a process that died had not finished
             file.unlink()
     write_file(out / MARK, run.id.encode())

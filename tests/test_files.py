@@ -162,7 +162,7 @@ def test_folder_with_what_is_not_a_runs_is_taken_and_kept(new_run):
 def test_folder_of_another_run_is_refused_and_overwritten_when_asked(new_run):
     first, second = new_run(), new_run()
     claim_folder(first, overwrite=False)
-    for name in ("metrics.csv", "img_from_epoch0.png", "film.gif.34.tmp", "own.tmp"):
+    for name in ("metrics.csv", "img_from_epoch0.png", "film.gif.34.tmp", ".run.56.tmp", "own.tmp"):
         Path("pictures", name).write_text("of the first")
     with pytest.raises(UserError, match="pictures of another run"):
         claim_folder(second, overwrite=False)
