@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from support.errors import DataError
+from support.errors import DataError, reason_of
 from support.folders import class_note, hold_out
 from support.images import FORMATS, level_notes, prepare
 from support.levels import extremes, find_range, to_uint8
@@ -127,7 +127,7 @@ def _read(path):
     except (DataError, MemoryError):
         raise
     except Exception as error:  # the readers raise whatever a broken file makes them raise
-        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         advice = "save it as UTF-8" if isinstance(error, UnicodeError) else "mend it"
         if isinstance(error, FileNotFoundError):
             advice = "say with --images (to train.py with --dataset) where it is now"

@@ -24,6 +24,11 @@ class Terminated(BaseException):
     """SIGTERM: what cluster schedulers and container managers send before they take a machine away."""
 
 
+def reason_of(error):
+    """Why a library could not read a file, in a line, from whatever it raised."""
+    return getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+
+
 def shown(text, keep=""):
     """The text with all that a terminal would obey, and not show, as Python writes it, \\x1b for one."""
     signs = (s if s.isprintable() or s in keep else s.encode("unicode_escape").decode() for s in text)

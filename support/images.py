@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageOps
 
-from support.errors import DataError
+from support.errors import DataError, reason_of
 from support.levels import extremes, find_range, to_uint8
 from support.paper import ink_alone
 from support.terminal import progress, warn
@@ -90,7 +90,7 @@ def read_image(path, size, invert=False, center=False, ranges=None):
         how = "save it with 8 or 16 bits, or as float32" if tiff else "convert it to PNG"
         raise DataError(f"{path} cannot be read (unknown kind of image): {how}, or mend it") from None
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
-        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise DataError(f"{path} cannot be read ({reason}): mend it") from None
     return frames, shape, animated, doubts
 

@@ -25,7 +25,6 @@ from data import load_split
 from settings import Settings
 from support import judge, terminal
 from support.checkpoint import Run, load_checkpoint
-from support.errors import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")  # before the tests hide them
@@ -147,21 +146,31 @@ def run(start):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """A function that runs a script in this process, without the seconds that starting one takes."""
+def run_main(monkeypatch, capsys):
+    """A function that runs a script, an imported module, as from the command line."""
 
-    def call(script, *args):
-        module, code = importlib.import_module(script), 0
-        terminal.warn.cache_clear()  # a process of its own would not have warned yet
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
+    def run_main(module, *args):
+        code = 0
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", "--device", "cpu", *map(str, args)])
         capsys.readouterr()
         try:
-            with user_errors():  # any other exception fails the test: a user would see a traceback
+            with module.user_errors():  # any other exception fails the test: a user would see a traceback
                 module.main()
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
         return outcome(code, captured.out, captured.err)
+
+    return run_main
+
+
+@pytest.fixture
+def call(run_main):
+    """A function that runs a script in this process, without the seconds that starting one takes."""
+
+    def call(script, *args):
+        terminal.warn.cache_clear()  # a process of its own would not have warned yet
+        return run_main(importlib.import_module(script), *args)
 
     return call
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, outcome
+from conftest import ROOT
 
 from model import ConvVAE
 from support.checkpoint import load_checkpoint
@@ -62,24 +62,14 @@ def modules_of(project):
 
 
 @pytest.fixture
-def run_copy(monkeypatch, capsys):
+def run_copy(run_main):
     """A function that runs a script of the project's copy; ``change`` is done to its module before."""
 
-    def run_copy(project, script, *args, change=None):
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--device", "cpu", *map(str, args)])
-        capsys.readouterr()
-        code = 0
+    def run_copy(project, script, *args, change=lambda module: None):
         with modules_of(project):
             module = importlib.import_module(script)
-            if change:
-                change(module)
-            try:
-                with module.user_errors():
-                    module.main()
-            except SystemExit as stop:
-                code = stop.code
-        captured = capsys.readouterr()
-        return outcome(code, captured.out, captured.err)
+            change(module)
+            return run_main(module, *args)
 
     return run_copy
 
