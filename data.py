@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
 
 from support.arrays import is_array, load_array
 from support.errors import DataError
@@ -70,24 +69,6 @@ def to_float(images):
 def draw_pixels(x, binarize, generator=None):
     """Images x in [0, 1] as a model sees them: as they are, or black and white, drawn from their grays."""
     return torch.bernoulli(x, generator=generator) if binarize else x
-
-
-def augment(x):
-    """Images x (B, 1, H, W) in [0, 1], each scaled, turned, sheared and shifted a little, at random.
-
-    Scaled by up to 3 %, sheared by up to 0.06 along x and y (so turned by up to 3.4 degrees) and
-    shifted by up to 1.5 % of the side, 0.4 of 28 pixels. Interpolation blurs; a contrast 1.33 times as high
-    about middle gray gives MNIST's pixels their entropy back. It is meant for writing, and too stark for
-    photographs.
-    """
-    # of an affine map: scale, shear and shift of x, then shear, scale and shift of y
-    limits = torch.tensor([[0.03, 0.06, 0.03], [0.06, 0.03, 0.03]], device=x.device)
-    noise = torch.empty(len(x), 2, 3, device=x.device).uniform_(-1, 1)
-    maps = torch.eye(2, 3, device=x.device) + limits * noise  # affine, for coordinates from -1 to 1
-    grid = F.affine_grid(maps, x.shape, align_corners=False)  # -> (B, H, W, 2)
-    # "border" would do as well, but older versions of PyTorch lack it on MPS
-    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-    return ((x - 0.5) * 1.33 + 0.5).clamp(0, 1)
 
 
 def batches(images, batch_size=EVAL_BATCH, binarize=False, generator=None):

@@ -91,6 +91,7 @@ class Settings:
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
     binarize_epochs: int = setting(0, "--binarize in the first N epochs only, as noise", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
+    augment: float = setting(0.0, "move all, N times as far, and tell the network how", "data", at_least=0)
 
     def __post_init__(self):
         for item in fields(self):
@@ -100,6 +101,8 @@ class Settings:
             raise ValueError("--beta weighs the ELBO's KL, and --importance-samples trains on another bound")
         if self.binarize and self.binarize_epochs:
             raise ValueError("--binarize draws the pixels of every epoch: leave --binarize-epochs out")
+        if self.augment and (self.move_epochs or self.importance_samples > 1):
+            raise ValueError("--augment goes with neither --move-epochs nor --importance-samples")
         if self.binarize_epochs >= self.epochs:
             raise ValueError(
                 f"--binarize-epochs {self.binarize_epochs} leaves no gray ones of --epochs {self.epochs}"

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import EVAL_BATCH, augment, batches, draw_pixels, load_split, to_float
+from augmentation import Told, augment
+from data import EVAL_BATCH, batches, draw_pixels, load_split, to_float
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import ConvVAE, vae_loss
 from optimizer import make_optimizer
 from support import distributed, flags, pictures
-from support.checkpoint import in_half, load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
+from support.checkpoint import in_half, load_checkpoint, optimizer_state, restore_training, save_checkpoint
 from support.device import graphed, pick_device, timed
 from support.errors import UserError, user_errors
 from support.measures import Means
@@ -76,12 +77,15 @@ def main():
         check_images(run, train, test)  # an error if the run began with others; a new run notes these
         train, test = train.to(device), test.to(device)
         model.to(device, memory_format=torch.channels_last)
-        samples = settings.importance_samples  # z per image
-        network = ImportanceWeighted(model, samples) if samples > 1 else model
+        network = model  # or one around it, in training alone
+        if settings.importance_samples > 1:
+            network = ImportanceWeighted(model, settings.importance_samples)
+        elif settings.augment:
+            network = Told(model).to(device)
         ddp_model = distributed.wrap(network, settings.batch_size)  # network itself, or DDP under torchrun
-        optimizer = make_optimizer(model, settings.lr, settings.weight_decay)
-        restore_optimizer(optimizer, run)  # if the run goes on
-        step = functools.partial(train_step, ddp_model, optimizer, settings)  # step(x, y, lr, beta, weight)
+        optimizer = make_optimizer(network, settings.lr, settings.weight_decay)
+        restore_training(run, network, optimizer)  # if the run goes on
+        step = functools.partial(train_step, ddp_model, optimizer, settings)  # step(x, y, moves, …)
         step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, then replayed
 
         if distributed.is_main_process():
@@ -110,8 +114,8 @@ def main():
 def train_epoch(network, step, train, epoch, settings):
     """One pass over the training split: the mean ``(loss, bce, kld)`` in nats per image.
 
-    ``step(x, y, lr, beta, weight)`` is train_step with the rest filled in; weight is 1 unless ranks share
-    batches. Everything random follows from the seed, the epoch's number and the rank, so an epoch
+    ``step(x, y, moves, lr, beta, weight)`` is train_step with the rest filled in; weight is 1 unless ranks
+    share batches. Everything random follows from the seed, the epoch's number and the rank, so an epoch
     is the same whether or not the ones before it ran in this process.
     """
     network.train()
@@ -124,11 +128,10 @@ def train_epoch(network, step, train, epoch, settings):
     with progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
         for number, (indices, weight) in enumerate(distributed.rank_batches(order, settings.batch_size)):
             x, y = to_float(train.images[indices]), train.labels[indices]  # (B, 1, 28, 28), (B,)
-            if epoch <= settings.move_epochs:
-                x = augment(x)
+            x, moves = augment(x, settings, epoch)  # moves (B, 6), of which the network may be told
             x = draw_pixels(x, settings.binarize or epoch <= settings.binarize_epochs)
             lr = learning_rate((epoch - 1) * steps + number, settings.epochs * steps, settings.lr)
-            losses = step(x, y, lr, beta, weight)
+            losses = step(x, y, moves, lr, beta, weight)
             means.add(losses, len(x))
             bar.update()
             if number % 50 == 0:  # .item() waits until a GPU is done: not in every step
@@ -136,29 +139,32 @@ def train_epoch(network, step, train, epoch, settings):
     return means.compute()
 
 
-def train_step(network, optimizer, settings, x, y, lr, beta, weight):
+def train_step(network, optimizer, settings, x, y, moves, lr, beta, weight):
     """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
-    ``weight`` makes up for ranks with unequal parts of a batch: 1 where one process trains alone. On a CUDA
-    GPU a step is recorded once; x, y, lr, beta and weight are then tensors that are filled anew. So whatever
-    changes from step to step has to be passed in, and nothing may ask for a value, with .item() or print.
+    ``moves`` (B, 6) are for augmentation.Told; ``weight`` makes up for ranks with unequal parts of a batch, 1
+    where one process trains alone. On a CUDA GPU a step is recorded once; x, y, moves, lr, beta and weight
+    are then tensors that are filled anew. So whatever changes from step to step has to be passed in, and
+    nothing may ask for a value, with .item() or print.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    loss, bce, kld = loss_of_batch(network, x, y, beta, settings)
+    loss, bce, kld = loss_of_batch(network, x, y, moves, beta, settings)
     optimizer.zero_grad()
     (weight * loss).backward()
     optimizer.step()
     return loss.detach(), bce.detach(), kld.detach()  # detached, so that the graph behind them is freed
 
 
-def loss_of_batch(network, x, y, beta, settings, generator=None):
+def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
     """The ``(loss, bce, kld)`` of images x (B, 1, 28, 28) in [0, 1]; training minimises the loss.
 
-    The labels y (B,) are for a network that is conditional on them, which ConvVAE is not.
+    The labels y (B,) are for a network that is conditional on them, which ConvVAE is not; the moves (B, 6),
+    or None in tests, for augmentation.Told.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits, mu, logvar, *z = network(x, generator)  # only ImportanceWeighted returns a z
+        told = (moves,) if settings.augment else ()
+        logits, mu, logvar, *z = network(x, generator, *told)  # only ImportanceWeighted returns a z
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
     return vae_loss(logits, x, mu, logvar, beta)
@@ -176,7 +182,7 @@ def mean_loss(network, split, settings):
     for number, (x, y) in mine:  # the number of a batch, not the rank, seeds its z
         generator = torch.Generator(x.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
-        means.add(loss_of_batch(network, x, y, settings.beta, settings, generator), len(x))
+        means.add(loss_of_batch(network, x, y, None, settings.beta, settings, generator), len(x))
     return means.compute()
 
 

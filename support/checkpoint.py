@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from augmentation import Told
 from mixture import is_mixture
 from model import RECON, ConvVAE
 from settings import DATASETS, Settings
@@ -19,7 +20,15 @@ from support.files import from_here, write_file
 FORMAT, VERSION = "conv-vae", 1
 COLUMNS = ("train_loss", "test_loss", "test_bce", "test_kld")  # of a history's rows, which are read again
 # what of a Run is not in every checkpoint
-OPTIONAL = {"id": str, "images": int, "checksum": int, "out": str, "optimizer": dict, "mixture": dict}
+OPTIONAL = {
+    "id": str,
+    "images": int,
+    "checksum": int,
+    "out": str,
+    "optimizer": dict,
+    "told": dict,
+    "mixture": dict,
+}
 
 
 @dataclass
@@ -35,6 +44,7 @@ class Run:
     checksum: int | None = None  # and data.checksum of them: a resumed run must find the same
     out: str | None = None  # the folder of its pictures and metrics, until it is finished
     optimizer: dict | None = None  # the optimiser's state, until it is finished
+    told: dict | None = None  # the weights of augmentation.Told, until it is finished
     mixture: dict | None = None  # the latent mixture, once it is finished
     saved: int | None = None  # not in the file: how many epochs are, or None if nothing is yet
     typed: bool = False  # nor this: whether the command line says where its images are
@@ -49,7 +59,7 @@ class Run:
         if settings.of_folder:
             folder = from_here(settings.dataset)
             settings = replace(settings, dataset=f"./{folder}" if folder in DATASETS else folder)
-        return replace(self, settings=settings, id=None, out=None, optimizer=None, mixture=mixture)
+        return replace(self, settings=settings, id=None, out=None, optimizer=None, told=None, mixture=mixture)
 
 
 def save_checkpoint(path, model, run):
@@ -58,7 +68,7 @@ def save_checkpoint(path, model, run):
     ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
     ``model``: its state dict, contiguous; ``args``: the Settings, but for those that ``config`` has;
     ``recon``: the likelihood, as model.RECON; ``source``, ``classes``, ``history`` and, where the run
-    has them, ``id``, ``images``, ``checksum``, ``out``, ``optimizer``, ``mixture``: as in Run.
+    has them, ``id``, ``images``, ``checksum``, ``out``, ``optimizer``, ``told``, ``mixture``: as in Run.
     Raises OSError if that fails; an earlier checkpoint is then still in place.
     """
     settings = asdict(run.settings)
@@ -232,17 +242,25 @@ def optimizer_state(optimizer):
     return {"name": type(optimizer).__name__, **optimizer.state_dict()}
 
 
-def restore_optimizer(optimizer, run):
-    """Give the optimiser the state it had when the run was saved, if it was. Raises UserError."""
+def restore_training(run, network, optimizer):
+    """Give the optimiser, and the layers of Told, what they had when the run was saved, if it was.
+
+    From then on ``run.told`` is those layers' own weights, as they change. Raises UserError.
+    """
+    saved = run.told
+    if isinstance(network, Told):
+        run.told = dict(network.tells.state_dict())
     if run.optimizer is None:
         return
     now, before = type(optimizer).__name__, run.optimizer.get("name", "MuonAdamW")
     if now != before:
         raise UserError(f"this run was trained with {before}, and this code makes {now}: start a new run")
     try:
+        if isinstance(network, Told):
+            network.tells.load_state_dict(saved)
         # How to step is a matter of this device and of this code, and not of those that began the run.
-        for group, saved in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
-            saved.update({name: value for name, value in group.items() if name != "params"})
+        for group, begun in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
+            begun.update({name: value for name, value in group.items() if name != "params"})
         optimizer.load_state_dict(run.optimizer)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         raise UserError(

@@ -16,7 +16,7 @@ from torch import nn
 from model import ConvVAE, vae_loss
 from optimizer import make_optimizer
 from settings import Settings
-from support.checkpoint import Run, load_checkpoint, restore_optimizer, save_checkpoint
+from support.checkpoint import Run, load_checkpoint, restore_training, save_checkpoint
 from support.errors import CheckpointError
 
 ROW = {"epoch": 1, "train_loss": 0.3, "test_loss": 0.3, "test_bce": 0.1, "test_kld": 0.2}  # of a history
@@ -81,7 +81,7 @@ def test_optimizer_steps_as_this_device_and_this_code_have_it(model):
     before, after = make_optimizer(model, 0.01, 0.1), make_optimizer(model, 0.01, 0.1, betas=(0.5, 0.6))
     for number, group in enumerate(before.param_groups):
         group.update(fused=number % 2 == 0, capturable=number % 2 == 1)
-    restore_optimizer(after, Run(Settings(), optimizer=before.state_dict()))
+    restore_training(Run(Settings(), optimizer=before.state_dict()), model, after)
     assert all(group["fused"] and not group["capturable"] for group in after.param_groups)
     assert {group["betas"] for group in after.param_groups} == {(0.5, 0.6)}  # edited since the run began
 

@@ -67,13 +67,13 @@ def replays_of_other_inputs(images):
     model, settings = ConvVAE(latent_dim=8, hidden_dim=64).cuda(), Settings(latent_dim=8, precision="fp32")
     optimizer = make_optimizer(model, settings.lr, 0.0)
     step = GraphedStep(functools.partial(train_step, model, optimizer, settings))
-    y = torch.zeros(32, dtype=torch.long).cuda()
+    y, moves = torch.zeros(32, dtype=torch.long).cuda(), torch.zeros(32, 6).cuda()
     for _ in range(STEPS_BEFORE + 2):
-        step(to_float(images[:32].cuda()), y, 1e-3, 1, 1.0)
+        step(to_float(images[:32].cuda()), y, moves, 1e-3, 1, 1.0)
     blank, digits = torch.zeros(32, 1, 28, 28).cuda(), to_float(images[32:64].cuda())
     before = model.mu_head.weight.clone()
-    losses = [step(x, y, 0.0, 1.0, 1.0)[0].item() for x in (blank, digits)]
-    loss, bce, kld = (value.item() for value in step(digits, y, 0.0, 0.5, 1.0))
+    losses = [step(x, y, moves, 0.0, 1.0, 1.0)[0].item() for x in (blank, digits)]
+    loss, bce, kld = (value.item() for value in step(digits, y, moves, 0.0, 0.5, 1.0))
     return losses, torch.equal(before, model.mu_head.weight), loss - (bce + 0.5 * kld)
 
 

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_dataset
-from scipy import ndimage
 from torchvision.datasets import CIFAR10, EMNIST, MNIST, QMNIST
 
-from data import augment, batches, to_float
+from data import batches, to_float
 from settings import DATASETS, DataSet
 from support import idx, terminal
 from support.errors import DataError, UserError
 from support.flags import class_number
-from support.measures import entropy
 from support.runs import checksum
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -380,32 +378,3 @@ def test_floats_span_zero_to_one():
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
     assert to_float(images).flatten().tolist() == [0, 1]
     assert len(next(batches(images, 1000))) == 2  # a batch larger than the data set
-
-
-def test_moved_images_are_scipys(digits):
-    """The same maps, of the same noise, by another library's interpolation; the contrast comes after it."""
-    x = to_float(torch.from_numpy(digits.train[0][:20]).unsqueeze(1))
-    x[:5] = torch.rand(5, 1, 28, 28)  # up to the edges
-    torch.manual_seed(5)
-    moved = augment(x)
-    torch.manual_seed(5)
-    noise = torch.empty(20, 2, 3).uniform_(-1, 1).double().numpy()
-    for image, result, n in zip(x[:, 0].double().numpy(), moved[:, 0], noise, strict=True):
-        # rows, then columns, in pixels from the middle, which is at 13.5; a unit is 14 pixels
-        linear = np.array([[1 + 0.03 * n[1, 1], 0.06 * n[1, 0]], [0.06 * n[0, 1], 1 + 0.03 * n[0, 0]]])
-        middle = 13.5 + 14 * 0.03 * n[::-1, 2]
-        expected = ndimage.affine_transform(
-            image, linear, middle - linear @ [13.5, 13.5], order=1, mode="reflect"
-        )
-        expected = np.clip((expected - 0.5) * 1.33 + 0.5, 0, 1)
-        np.testing.assert_allclose(result, expected, atol=1e-4)
-
-
-def test_moved_images_keep_their_ink_and_its_entropy(digits):
-    x = to_float(torch.from_numpy(digits.train[0]).unsqueeze(1))
-    torch.manual_seed(5)
-    moved = augment(x)
-    assert moved.shape == x.shape and moved.min() == 0 and moved.max() == 1
-    assert (moved != x).flatten(1).any(1).all()
-    assert moved.mean().item() == pytest.approx(x.mean().item(), rel=0.02)
-    assert entropy(moved).mean().item() == pytest.approx(entropy(x).mean().item(), rel=0.05)

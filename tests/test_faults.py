@@ -53,6 +53,7 @@ BAD_ARGUMENTS = [
     ("train", "--dropout", ("1", "-0.1", "nan")),
     ("train", "--binarize-epochs", ("-1", "1.5", "half")),
     ("train", "--move-epochs", ("-1", "1.5", "half")),
+    ("train", "--augment", ("-1", "nan", "far")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
     ("train", "--dataset", ("cifar", "emnist", "")),
@@ -416,7 +417,7 @@ def test_finished_run_has_nothing_to_resume(refused, trained):
     [
         *("--epochs 9", "--batch-size 9", "--lr 9", "--weight-decay 9"),
         *("--latent-dim 9", "--beta 9", "--dropout 0.9"),
-        *("--seed 9", "--binarize", "--binarize-epochs 1", "--move-epochs 1"),
+        *("--seed 9", "--binarize", "--binarize-epochs 1", "--move-epochs 1", "--augment 1"),
         *("--validate", "--dataset kmnist"),
     ],
 )

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from data import augment, draw_pixels
+from augmentation import Told, draw_moves, move
+from data import draw_pixels
 from importance import ImportanceWeighted, iw_loss
 from model import LOGVAR_RANGE, ConvVAE, recon_loss, vae_loss
 from optimizer import make_optimizer
@@ -235,9 +236,13 @@ def test_training_step_asks_for_no_number():
     """A device without numbers raises where one is asked for, and so does a CUDA GPU that records a step."""
     with torch.device("meta"):
         model = ConvVAE(dropout=0.1)
-        x = draw_pixels(augment(torch.zeros(4, 1, 28, 28)), binarize=True)
+        x = torch.zeros(4, 1, 28, 28)
+        moves = draw_moves(x)
+        x = draw_pixels(move(x, moves), binarize=True)
         logits, mu, logvar = model(x)
         vae_loss(logits, x, mu, logvar)[0].backward()
         logits, mu, logvar, z = ImportanceWeighted(model, samples=3)(x)
         iw_loss(logits, x, mu, logvar, z)[0].backward()
+        logits, mu, logvar = Told(model)(x, moves=moves)
+        vae_loss(logits, x, mu, logvar)[0].backward()
     assert model.mu_head.weight.grad.shape == (16, 512)
