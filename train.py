@@ -48,12 +48,10 @@ def parse_args():
     add = files.add_argument
     add("--checkpoint", type=flags.user_path, default=CHECKPOINT, help="the file to train into")
     add("--out", type=flags.user_path, help="folder for pictures and metrics (default: outputs/NAME)")
+    add = files.add_mutually_exclusive_group().add_argument
     add("--resume", action="store_true", help="go on from the checkpoint, with its settings, into its --out")
     add("--overwrite", action="store_true", help="start anew over an earlier run's files")
-    args = parser.parse_args()
-    if args.resume and args.overwrite:
-        parser.error("--resume goes on with a run, and --overwrite starts anew: leave one of them out")
-    return args
+    return parser.parse_args()
 
 
 def main():

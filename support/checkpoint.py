@@ -20,15 +20,7 @@ from support.files import from_here, write_file
 FORMAT, VERSION = "conv-vae", 1
 COLUMNS = ("train_loss", "test_loss", "test_bce", "test_kld")  # of a history's rows, which are read again
 # what of a Run is not in every checkpoint
-OPTIONAL = {
-    "id": str,
-    "images": int,
-    "checksum": int,
-    "out": str,
-    "optimizer": dict,
-    "told": dict,
-    "mixture": dict,
-}
+OPTIONAL = dict(id=str, images=int, checksum=int, out=str, optimizer=dict, told=dict, mixture=dict)
 
 
 @dataclass
