@@ -1,8 +1,8 @@
-"""Moved training images, and a network that is told how each was moved, so that it need not draw such ones.
+"""Training images moved at random, and a network that is told how, so that its own images are not moved.
 
-Images that are scaled, turned, sheared and shifted at random are new in every epoch, but a model of
-them draws blurred and crooked digits. So it is told the moves a of each: it learns q(z|x, a) and
-p(x|z, a), and at a = 0, where it is tested, saved and sampled, it is a plain VAE of plain images.
+Images that are scaled, turned, sheared and shifted are new in every epoch, but whoever learns to draw
+them draws crooked and blurred digits. So the network is conditional on the moves a of each: it learns
+q(z|x, a) and p(x|z, a), and at a = 0, where it is tested, saved and sampled, it is a plain VAE.
 Jun et al., "Distribution Augmentation for Generative Modeling", ICML 2020; Karras et al. 2022
 (arXiv:2206.00364, appendix F.2) do so for diffusion.
 """
@@ -13,11 +13,10 @@ from torch.nn import functional as F
 
 from model import LEAK
 
-# Of an affine map of coordinates from -1 to 1, at size 1: scale, shear and shift of x, then shear, scale
-# and shift of y. So up to 3 % of scale, 3.4 degrees of turning, 0.4 of 28 pixels of shift.
+# The largest change, at size 1, of each number of an affine map of coordinates from -1 to 1: scale, shear and
+# shift of x; shear, scale and shift of y. That is 3 % of scale, 3.4 degrees and, of 28 pixels, 0.4 of one.
 LIMITS = ((0.03, 0.06, 0.03), (0.06, 0.03, 0.03))
-STILL = 0.1  # the share of told images that stay as they are: what the model is for
-WIDTH = 64  # of the layer between the moves and what they add
+STILL = 0.1  # the share of images that are not moved where the network is told of moves
 
 
 def augment(x, settings, epoch):
@@ -25,11 +24,10 @@ def augment(x, settings, epoch):
     if settings.augment:
         moves = draw_moves(x, STILL)
         return move(x, moves, settings.augment), moves
-    moves = torch.zeros(len(x), 6, device=x.device)
     if epoch <= settings.move_epochs:
         moves = draw_moves(x)
-        x = move(x, moves)
-    return x, moves
+        return move(x, moves), moves
+    return x, torch.zeros(len(x), 6, device=x.device)  # not None: a step's inputs are tensors and numbers
 
 
 def draw_moves(x, still=0.0):
@@ -54,20 +52,24 @@ def move(x, moves, size=1.0):
     return torch.where(moves.any(1)[:, None, None, None], moved, x)
 
 
-class Told(nn.Module):
-    """A ConvVAE that is told how its training images were moved, in the hidden layer of either half.
+class MoveConditioned(nn.Module):
+    """A ConvVAE that is told, in training, how its images were moved: in the hidden layer of either half.
 
-    What the moves add there is 0 at the start, and always at moves of 0: the model without this is the
-    model that was trained. Its weights are for training alone.
+    An embedding of the moves is added there. It is 0 at moves of 0, and for all moves at the start. At
+    moves of 0 the outputs are the plain model's, which alone is saved.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, seed):
         super().__init__()
+        torch.manual_seed(seed)
         self.model, self.moves = model, None
         hidden = model.encoder_fc[0], model.decoder_fc[0]
-        self.tells = nn.ModuleList(Tell(layer.out_features) for layer in hidden)
-        for layer, tell in zip(hidden, self.tells, strict=True):
-            layer.register_forward_hook(lambda _, __, h, tell=tell: tell(h, self.moves))
+        self.embeddings = nn.ModuleList(MoveEmbedding(layer.out_features) for layer in hidden)
+        # Hooks, so that model.py knows nothing of moves: what a hook returns replaces the layer's output.
+        for layer, embedding in zip(hidden, self.embeddings, strict=True):
+            layer.register_forward_hook(
+                lambda _, __, h, embed=embedding: h if self.moves is None else h + embed(self.moves)
+            )
 
     def forward(self, x, generator=None, moves=None):
         """What the model returns for x (B, 1, 28, 28), told of ``moves`` (B, 6), or of none."""
@@ -77,16 +79,11 @@ class Told(nn.Module):
         return outputs
 
 
-class Tell(nn.Module):
-    """h (B, width), moves (B, 6) -> h and what the moves add to it, the same shape."""
+class MoveEmbedding(nn.Sequential):
+    """Moves (B, 6) -> what they add to a hidden layer, (B, width). Without biases, so that 0 adds 0."""
 
-    def __init__(self, width):
-        super().__init__()
-        # no biases: nothing is added at moves of 0
-        self.layers = nn.Sequential(
-            nn.Linear(6, WIDTH, bias=False), nn.LeakyReLU(LEAK), nn.Linear(WIDTH, width, bias=False)
+    def __init__(self, width, between=64):
+        super().__init__(
+            nn.Linear(6, between, bias=False), nn.LeakyReLU(LEAK), nn.Linear(between, width, bias=False)
         )
-        nn.init.zeros_(self.layers[-1].weight)
-
-    def forward(self, h, moves):
-        return h if moves is None else h + self.layers(moves)
+        nn.init.zeros_(self[-1].weight)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 LEAK = 0.1  # slope of every LeakyReLU below zero
-LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55: posteriors stay within, and exp() cannot overflow
+LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55, and exp() cannot overflow
 
 
 class ConvVAE(nn.Module):
@@ -155,7 +155,7 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-RECON = "BCE"  # the reconstruction term's name in tables, and the likelihood's in checkpoints
+RECON = "BCE"  # the likelihood's name, for support/: printed, and compared where a checkpoint is loaded
 
 
 def recon_loss(logits, x):

@@ -60,7 +60,7 @@ class MuonAdamW(torch.optim.AdamW):
         ahead = []
         for p in parameters:
             state = self.state[p]
-            if "momentum" not in state:  # load_state_dict wants a "step" in every state
+            if "momentum" not in state:  # "step" is for load_state_dict, which expects one
                 state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
             state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             # Nesterov: the momentum, moved towards this gradient once more. (out, in, k, k) ->
@@ -82,7 +82,7 @@ def orthogonal(matrices):
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
     square = x @ x.mT  # U S^2 U^T
     factor = identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):
-        ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square  # U p(S) / S U^T
+    for _ in range(ROUNDS):  # x <- ratio @ x: factor is the product of the ratios, square remains x x^T
+        ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square  # U (p(S) / S) U^T
         factor, square = ratio @ factor, ratio @ square @ ratio
     return factor @ x

@@ -91,7 +91,9 @@ class Settings:
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
     binarize_epochs: int = setting(0, "--binarize in the first N epochs only, as noise", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
-    augment: float = setting(0.0, "move all, X times as far, and tell the network how", "data", at_least=0)
+    augment: float = setting(
+        0.0, "move them in all epochs, X times as far, and tell the network how", "data", at_least=0
+    )
 
     def __post_init__(self):
         for item in fields(self):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from augmentation import Told, augment
+from augmentation import MoveConditioned, augment
 from data import EVAL_BATCH, batches, draw_pixels, load_split, to_float
 from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
@@ -58,7 +58,7 @@ def main():
     args = parse_args()
     device = distributed.init(pick_device(args.device))  # under torchrun, this rank's
     if args.resume or distributed.should_resume():  # the latter after torchrun has restarted us
-        model, run = load_checkpoint(args.checkpoint)  # run: a support.checkpoint.Run, all but the weights
+        model, run = load_checkpoint(args.checkpoint)  # run: settings, history, all but the weights
         run = resume_run(run, args, device)
     elif hasattr(args, "from_"):  # start from a trained model; settings that were not typed are not in args
         model, parent = load_checkpoint(args.from_)
@@ -74,22 +74,22 @@ def main():
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
         check_images(run, train, test)  # an error if the run began with others; a new run notes these
         train, test = train.to(device), test.to(device)
-        model.to(device, memory_format=torch.channels_last)
-        network = model  # or one around it, in training alone
+        network = model  # what is trained: the model, or a wrapper around it; what is saved is the model
         if settings.importance_samples > 1:
             network = ImportanceWeighted(model, settings.importance_samples)
         elif settings.augment:
-            network = Told(model).to(device)
+            network = MoveConditioned(model, settings.seed)
+        network.to(device, memory_format=torch.channels_last)
         ddp_model = distributed.wrap(network, settings.batch_size)  # network itself, or DDP under torchrun
         optimizer = make_optimizer(network, settings.lr, settings.weight_decay)
         restore_training(run, network, optimizer)  # if the run goes on
-        step = functools.partial(train_step, ddp_model, optimizer, settings)  # step(x, y, moves, …)
+        step = functools.partial(train_step, ddp_model, optimizer, settings)
         step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, then replayed
 
         if distributed.is_main_process():
             claim_folder(run, args.overwrite)  # run.out; an error if it holds another's pictures
             print(describe(model, run, device, train, test))
-            # epoch 0; or, resumed, its last epoch again, whose pictures a stop may have prevented
+            # epoch 0, or after --resume the last epoch, whose pictures may be missing
             save(args.checkpoint, model, optimizer, run, test)
         for epoch in range(len(run.history) + 1, settings.epochs + 1):
             with timed(device) as clock:
@@ -112,9 +112,9 @@ def main():
 def train_epoch(network, step, train, epoch, settings):
     """One pass over the training split: the mean ``(loss, bce, kld)`` in nats per image.
 
-    ``step(x, y, moves, lr, beta, weight)`` is train_step with the rest filled in; weight is 1 unless ranks
-    share batches. Everything random follows from the seed, the epoch's number and the rank, so an epoch
-    is the same whether or not the ones before it ran in this process.
+    ``step(x, y, moves, lr, beta, weight)`` is train_step with the rest filled in; beta could change by epoch,
+    and weight is 1 unless ranks share batches. Everything random follows from the seed, the epoch's number
+    and the rank, so an epoch is the same whether or not the ones before it ran in this process.
     """
     network.train()
     generator = torch.Generator().manual_seed(mix_seed(settings.seed, epoch, 0))  # the same on all ranks
@@ -126,7 +126,7 @@ def train_epoch(network, step, train, epoch, settings):
     with progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
         for number, (indices, weight) in enumerate(distributed.rank_batches(order, settings.batch_size)):
             x, y = to_float(train.images[indices]), train.labels[indices]  # (B, 1, 28, 28), (B,)
-            x, moves = augment(x, settings, epoch)  # moves (B, 6), of which the network may be told
+            x, moves = augment(x, settings, epoch)  # moves (B, 6): the network is told of them with --augment
             x = draw_pixels(x, settings.binarize or epoch <= settings.binarize_epochs)
             lr = learning_rate((epoch - 1) * steps + number, settings.epochs * steps, settings.lr)
             losses = step(x, y, moves, lr, beta, weight)
@@ -140,7 +140,7 @@ def train_epoch(network, step, train, epoch, settings):
 def train_step(network, optimizer, settings, x, y, moves, lr, beta, weight):
     """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
-    ``moves`` (B, 6) are for augmentation.Told; ``weight`` makes up for ranks with unequal parts of a batch, 1
+    ``moves`` (B, 6) are for MoveConditioned; ``weight`` makes up for ranks with unequal parts of a batch, 1
     where one process trains alone. On a CUDA GPU a step is recorded once; x, y, moves, lr, beta and weight
     are then tensors that are filled anew. So whatever changes from step to step has to be passed in, and
     nothing may ask for a value, with .item() or print.
@@ -158,10 +158,10 @@ def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
     """The ``(loss, bce, kld)`` of images x (B, 1, 28, 28) in [0, 1]; training minimises the loss.
 
     The labels y (B,) are for a network that is conditional on them, which ConvVAE is not; the moves (B, 6),
-    or None in tests, for augmentation.Told.
+    or None in tests, for MoveConditioned.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        told = (moves,) if settings.augment else ()
+        told = [moves] if settings.augment else []
         logits, mu, logvar, *z = network(x, generator, *told)  # only ImportanceWeighted returns a z
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
@@ -171,13 +171,13 @@ def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
 @torch.no_grad()
 def mean_loss(network, split, settings):
     """Mean ``(loss, bce, kld)`` of a split, shared among the ranks, with the same random z every epoch."""
-    network.eval()  # not ddp_model, which would hang: ranks differ in batches
+    network.eval()  # not DDP's wrapper, which would wait for ranks with fewer batches
     distributed.broadcast_buffers(network)  # rank 0's means and variances of batch norms, which are saved
     means = Means(split.images.device)
     size = max(1, EVAL_BATCH // settings.importance_samples)
     parts = enumerate(zip(batches(split.images, size), split.labels.split(size), strict=True))
     mine = itertools.islice(parts, distributed.get_rank(), None, distributed.get_world_size())
-    for number, (x, y) in mine:  # the number of a batch, not the rank, seeds its z
+    for number, (x, y) in mine:  # the number of a batch, not the rank, seeds its z; 0 is no epoch's number
         generator = torch.Generator(x.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, y, None, settings.beta, settings, generator), len(x))

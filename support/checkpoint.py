@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from augmentation import Told
+from augmentation import MoveConditioned
 from mixture import is_mixture
 from model import RECON, ConvVAE
 from settings import DATASETS, Settings
@@ -20,7 +20,7 @@ from support.files import from_here, write_file
 FORMAT, VERSION = "conv-vae", 1
 COLUMNS = ("train_loss", "test_loss", "test_bce", "test_kld")  # of a history's rows, which are read again
 # what of a Run is not in every checkpoint
-OPTIONAL = dict(id=str, images=int, checksum=int, out=str, optimizer=dict, told=dict, mixture=dict)
+OPTIONAL = dict(id=str, images=int, checksum=int, out=str, optimizer=dict, moves=dict, mixture=dict)
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Run:
     checksum: int | None = None  # and data.checksum of them: a resumed run must find the same
     out: str | None = None  # the folder of its pictures and metrics, until it is finished
     optimizer: dict | None = None  # the optimiser's state, until it is finished
-    told: dict | None = None  # the weights of augmentation.Told, until it is finished
+    moves: dict | None = None  # the weights of MoveConditioned's own layers, until it is finished
     mixture: dict | None = None  # the latent mixture, once it is finished
     saved: int | None = None  # not in the file: how many epochs are, or None if nothing is yet
     typed: bool = False  # nor this: whether the command line says where its images are
@@ -51,7 +51,8 @@ class Run:
         if settings.of_folder:
             folder = from_here(settings.dataset)
             settings = replace(settings, dataset=f"./{folder}" if folder in DATASETS else folder)
-        return replace(self, settings=settings, id=None, out=None, optimizer=None, told=None, mixture=mixture)
+        only_to_go_on = dict.fromkeys(["id", "out", "optimizer", "moves"])  # all None
+        return replace(self, settings=settings, mixture=mixture, **only_to_go_on)
 
 
 def save_checkpoint(path, model, run):
@@ -60,7 +61,7 @@ def save_checkpoint(path, model, run):
     ``format``, ``version``: which file this is; ``config``: the arguments of ConvVAE;
     ``model``: its state dict, contiguous; ``args``: the Settings, but for those that ``config`` has;
     ``recon``: the likelihood, as model.RECON; ``source``, ``classes``, ``history`` and, where the run
-    has them, ``id``, ``images``, ``checksum``, ``out``, ``optimizer``, ``told``, ``mixture``: as in Run.
+    has them, ``id``, ``images``, ``checksum``, ``out``, ``optimizer``, ``moves``, ``mixture``: as in Run.
     Raises OSError if that fails; an earlier checkpoint is then still in place.
     """
     settings = asdict(run.settings)
@@ -235,21 +236,21 @@ def optimizer_state(optimizer):
 
 
 def restore_training(run, network, optimizer):
-    """Give the optimiser, and the layers of Told, what they had when the run was saved, if it was.
+    """Give the optimiser, and MoveConditioned's layers, what they had when the run was saved, if it was.
 
-    From then on ``run.told`` is those layers' own weights, as they change. Raises UserError.
+    From then on ``run.moves`` is those layers' own weights, as they change. Raises UserError.
     """
-    saved = run.told
-    if isinstance(network, Told):
-        run.told = dict(network.tells.state_dict())
+    saved = run.moves
+    if isinstance(network, MoveConditioned):
+        run.moves = dict(network.embeddings.state_dict())
     if run.optimizer is None:
         return
     now, before = type(optimizer).__name__, run.optimizer.get("name", "MuonAdamW")
     if now != before:
         raise UserError(f"this run was trained with {before}, and this code makes {now}: start a new run")
     try:
-        if isinstance(network, Told):
-            network.tells.load_state_dict(saved)
+        if isinstance(network, MoveConditioned):
+            network.embeddings.load_state_dict(saved)
         # How to step is a matter of this device and of this code, and not of those that began the run.
         for group, begun in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
             begun.update({name: value for name, value in group.items() if name != "params"})

@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 import train
-from augmentation import LIMITS, STILL, Told, draw_moves, move
+from augmentation import LIMITS, STILL, MoveConditioned, draw_moves, move
 from data import to_float
 from model import ConvVAE
 from support.checkpoint import load_checkpoint
@@ -60,9 +60,9 @@ def test_moves_are_uniform_and_a_share_of_images_stays_as_it_is(x):
 def told():
     """A network that has learnt something of moves, for what that matters here."""
     torch.manual_seed(0)
-    told = Told(ConvVAE(latent_dim=4, hidden_dim=32).eval())
-    for tell in told.tells:
-        torch.nn.init.normal_(tell.layers[-1].weight)
+    told = MoveConditioned(ConvVAE(latent_dim=4, hidden_dim=32).eval(), seed=0)
+    for embedding in told.embeddings:
+        torch.nn.init.normal_(embedding[-1].weight)
     return told
 
 
@@ -79,7 +79,7 @@ def test_without_moves_it_is_the_plain_model(told, x):
     assert all((a != b).any() for a, b in zip(same_noise(told, x, moves=moves), plain, strict=True))
     # what it was told of one batch does not stay with the model
     torch.testing.assert_close(same_noise(told.model, x), plain, rtol=0, atol=0)
-    begun = Told(told.model)
+    begun = MoveConditioned(told.model, seed=0)
     torch.testing.assert_close(same_noise(begun, x, moves=moves), plain, rtol=0, atol=0)
 
 
@@ -87,7 +87,7 @@ def test_moves_are_added_to_the_hidden_layer_of_either_half(told, x):
     """By hand: the same layers, one after the other."""
     model, x = told.model, x[:6]
     moves = draw_moves(x)
-    v, w = (tell.layers(moves) for tell in told.tells)
+    v, w = (embed(moves) for embed in told.embeddings)
     h = model.encoder(x).permute(0, 2, 3, 1).flatten(1)
     h = model.encoder_fc[1](model.encoder_fc[0](h) + v)
     mu, logvar = model.mu_head(h), model.logvar_head(h)
@@ -99,13 +99,13 @@ def test_moves_are_added_to_the_hidden_layer_of_either_half(told, x):
 
 def test_training_moves_images_and_tells_the_network_and_testing_does_neither(call, data_dir, monkeypatch):
     seen = []
-    forward = Told.forward
+    forward = MoveConditioned.forward
 
     def see(self, x, generator=None, moves=None):
         seen.append((self.training, moves))
         return forward(self, x, generator, moves)
 
-    monkeypatch.setattr(Told, "forward", see)
+    monkeypatch.setattr(MoveConditioned, "forward", see)
     options = ("--epochs", 2, "--augment", 2, "--batch-size", 300, "--data-dir", data_dir)
     assert call("train", *options).code == 0
     assert [training for training, _ in seen] == [True, False, True, False]
@@ -128,23 +128,23 @@ def test_what_is_left_is_a_plain_model(call, data_dir, monkeypatch):
     monkeypatch.setattr(train, "report", stop)
     assert call("train", "--epochs", 2, "--checkpoint", "pieces.pt", *options).code == 130
     begun = torch.load("pieces.pt", weights_only=True)
-    assert {name: value.shape for name, value in begun["told"].items()} == {
-        **{f"{half}.layers.0.weight": (64, 6) for half in (0, 1)},
-        **{f"{half}.layers.2.weight": (512, 64) for half in (0, 1)},
+    assert {name: value.shape for name, value in begun["moves"].items()} == {
+        **{f"{half}.0.weight": (64, 6) for half in (0, 1)},
+        **{f"{half}.2.weight": (512, 64) for half in (0, 1)},
     }
-    assert all(value.any() for value in begun["told"].values())
+    assert all(value.any() for value in begun["moves"].values())
     monkeypatch.setattr(train, "report", report)
     assert call("train", "--resume", "--checkpoint", "pieces.pt", "--data-dir", data_dir).code == 0
     whole, pieces = (torch.load(f"{name}.pt", weights_only=True) for name in ("whole", "pieces"))
     torch.testing.assert_close(pieces["model"], whole["model"], rtol=0, atol=0)
-    assert "told" not in whole and whole["model"].keys() == ConvVAE().state_dict().keys()
+    assert "moves" not in whole and whole["model"].keys() == ConvVAE().state_dict().keys()
     model, run = load_checkpoint("whole.pt")
     assert run.settings.augment == 2
     assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda told: {}, lambda told: None, lambda told: {name: v[:1] for name, v in told.items()}]
+    "spoil", [lambda moves: {}, lambda moves: None, lambda moves: {name: v[:1] for name, v in moves.items()}]
 )
 def test_layers_of_another_kind_are_refused(call, refusal, data_dir, monkeypatch, spoil):
     def stop(row, settings):
@@ -154,7 +154,7 @@ def test_layers_of_another_kind_are_refused(call, refusal, data_dir, monkeypatch
     options = ("--epochs", 2, "--augment", 2, "--batch-size", 300, "--data-dir", data_dir)
     assert call("train", *options).code == 130
     content = torch.load("checkpoints/vae.pt", weights_only=True)
-    content["told"] = spoil(content["told"])
+    content["moves"] = spoil(content["moves"])
     torch.save({name: value for name, value in content.items() if value is not None}, "checkpoints/vae.pt")
     assert "other groups of weights" in refusal(call("train", "--resume", "--data-dir", data_dir))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from augmentation import Told, draw_moves, move
+from augmentation import MoveConditioned, draw_moves, move
 from data import draw_pixels
 from importance import ImportanceWeighted, iw_loss
 from model import LOGVAR_RANGE, ConvVAE, recon_loss, vae_loss
@@ -243,6 +243,6 @@ def test_training_step_asks_for_no_number():
         vae_loss(logits, x, mu, logvar)[0].backward()
         logits, mu, logvar, z = ImportanceWeighted(model, samples=3)(x)
         iw_loss(logits, x, mu, logvar, z)[0].backward()
-        logits, mu, logvar = Told(model)(x, moves=moves)
+        logits, mu, logvar = MoveConditioned(model, seed=0)(x, moves=moves)
         vae_loss(logits, x, mu, logvar)[0].backward()
     assert model.mu_head.weight.grad.shape == (16, 512)
