@@ -4,8 +4,8 @@
     python explore.py --checkpoint checkpoints/pretrained_binarized.pt --out outputs/binarized.html
 
 Open it with a double click, on a laptop or a phone: it needs no server, no network and no
-other file. Move over the map of the test digits, drag every latent, ask for a digit, write
-one of your own, walk from one to another.
+other file. Move over the map of the test digits, drag every latent or two at once, ask for a
+digit, write one of your own, walk from one to another, save what you see.
 """
 
 import base64

@@ -515,7 +515,8 @@ def test_writing_a_digit(written, shipped):
     assert shipped.inner_text("#loss") == "\u2013"
     assert pixels(shipped, "#pad").max() == 0
     source = written("shipped").path.read_text()  # nothing that some browsers falsify, or do not decode
-    assert "getImageData" not in source and "data:image" not in source
+    for name in ("getImageData", "toDataURL", "toBlob", "data:image"):
+        assert name not in source
 
 
 def test_a_model_of_black_and_white_pixels_is_given_some(shared):
@@ -656,6 +657,110 @@ def test_the_map(written, shipped, images):
     assert shows(shipped, model) and "test image" in shipped.inner_text("#caption")
 
 
+def test_two_latents_at_once(written, shipped):
+    model = written("shipped").model
+    shipped.click("label[for=pair]")
+    across, up = shipped.evaluate("mostActive.slice(0, 2)")
+    assert shipped.locator("#axes select").evaluate_all("all => all.map(s => +s.value)") == [across, up]
+    shipped.locator("#map").scroll_into_view_if_needed()
+    box = shipped.locator("#map").bounding_box()
+
+    def move_to(index):
+        x, y = shipped.evaluate(f"map.placeOf(muOf({index}))")
+        shipped.mouse.move(box["x"] + x, box["y"] + y)
+
+    for start in (3, 4):  # of another z the others are others
+        shipped.evaluate(f"show(digitState({start}))")
+        before, picture = present(shipped), pixels(shipped, "#decoded")
+        others = [i for i in range(16) if i not in (across, up)]
+        move_to(start)  # the ring
+        shipped.mouse.down()
+        for index in (17, 42):  # dots, of which only the place matters
+            move_to(index)
+            z, there = present(shipped), torch.tensor(shipped.evaluate(f"Array.from(muOf({index}))"))
+            torch.testing.assert_close(z[[across, up]], there[[across, up]], atol=1e-3, rtol=0)
+            assert torch.equal(z[others], before[others]) and shows(shipped, model)
+            for i in (across, up):
+                slider = shipped.locator(f"#z{i}").input_value()
+                assert float(slider) == pytest.approx(z[i].item(), abs=1e-4)
+        shipped.mouse.up()
+        shipped.mouse.move(1, 1)
+        assert torch.equal(present(shipped), z) and not np.array_equal(pixels(shipped, "#decoded"), picture)
+        assert said(shipped, "#caption") == f"latents {across} and {up} moved by hand"
+    move_to(5)
+    shipped.mouse.down()
+    shipped.mouse.up()  # a click on a dot, too
+    z = present(shipped)
+    assert torch.equal(z[others], before[others])
+
+    shipped.locator("#map").focus()  # the keyboard, from the ring on
+    for key, i, sign in (("ArrowRight", across, 1), ("ArrowUp", up, 1), ("ArrowLeft", across, -1)):
+        before = z
+        shipped.keyboard.press(key)
+        z = present(shipped)
+        moved = (z - before) * sign
+        assert 0.02 < moved[i] < 0.5 and moved.abs().sum() == pytest.approx(moved[i].item(), abs=1e-4)
+    shipped.keyboard.press("Enter")
+    torch.testing.assert_close(present(shipped), z, atol=1e-4, rtol=0)
+
+    shipped.select_option("#up", str(across))  # they change places
+    assert shipped.evaluate("map.pair") == [up, across]
+    assert shipped.locator("#axes select").evaluate_all("all => all.map(s => +s.value)") == [up, across]
+    shipped.select_option("#across", "1")
+    shipped.mouse.move(box["x"] + 20, box["y"] + box["height"] / 2)
+    changed = (present(shipped) - z).abs() > 1e-3
+    assert changed[[1, across]].all() and changed.sum() == 2
+    shipped.click("label[for=plane]")
+    assert not shipped.locator("#axes").is_visible()
+
+
+def test_saved_pictures_are_what_is_shown(shared, own_folder):
+    page = shared("binarized")
+
+    def saved(button, name):
+        with page.expect_download() as download:
+            page.click(button)
+        assert download.value.suggested_filename == name
+        download.value.save_as(own_folder / name)
+        with Image.open(own_folder / name) as image:
+            assert (image.format, image.mode) == ("PNG", "L")
+            return np.asarray(image)
+
+    def enlarged(*selectors):
+        return np.hstack([pixels(page, part)[..., 0] for part in selectors]).repeat(10, 0).repeat(10, 1)
+
+    page.locator("#classes button").nth(5).click()
+    present(page)
+    picture = enlarged("#decoded")
+    assert picture.shape == (280, 280) and picture.std() > 20
+    assert np.array_equal(saved("#save-picture", "picture.png"), picture)
+    page.click("#keep-b")
+    page.click("label[for=linear]")
+    strip = enlarged("#image-a", *[f"#strip canvas:nth-child({i})" for i in range(1, 6)], "#image-b")
+    assert np.array_equal(strip[:, -280:], picture)
+    assert np.array_equal(saved("#save-strip", "a_to_b.png"), strip)
+
+
+def violations(page):
+    """What axe finds wrong for those who read by ear, by keyboard or with little contrast."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page).response["violations"]
+    return [(rule["id"], node["html"]) for rule in found for node in rule["nodes"]]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"color_scheme": "dark"}, {"width": 320, "height": 256}, {"forced_colors": "active"}]
+)
+def test_axe_finds_nothing(written, opened, options):
+    page = opened(written("shipped").path, **options)
+    page.click("summary")
+    page.click("label[for=pair]")
+    page.click("#borrow")
+    assert violations(page) == []
+    page.locator("#up").evaluate("select => select.parentNode.replaceWith(select)")
+    assert [rule for rule, _ in violations(page)] == ["select-name"]  # it does look
+
+
 def test_every_control_has_a_name_and_shows_it(shipped):
     wrong = shipped.evaluate(
         """() => [...document.querySelectorAll("button, input, canvas[role], [aria-label]")].filter(e => {
@@ -680,10 +785,10 @@ def test_the_tab_key_stops_in_sight(shipped, width, height):
     shipped.set_viewport_size({"width": width, "height": height})
     shipped.locator("summary").focus()
     stops = []
-    for _ in range(38):
+    for _ in range(40):
         shipped.keyboard.press("Tab")
         stops.append(shipped.evaluate(WHERE))
-    assert shipped.evaluate("document.activeElement.id") == "keep-b"  # the last one
+    assert shipped.evaluate("document.activeElement.id") == "save-strip"  # the last one
     assert all(in_sight for in_sight, _ in stops)
     if width < 1180:  # in one column from the top to the bottom, but for what is side by side
         assert all(after > before - 40 for (_, before), (_, after) in itertools.pairwise(stops))
@@ -720,6 +825,12 @@ def test_narrow_window_and_a_finger(written, opened):
     before = present(page)
     page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert not torch.equal(present(page), before) and shows(page, made.model)
+    page.tap("label[for=pair]")
+    page.locator("#map").scroll_into_view_if_needed()
+    box, before = page.locator("#map").bounding_box(), present(page)
+    page.touchscreen.tap(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3)
+    assert (present(page) != before).sum() == 2 and shows(page, made.model)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.mouse.wheel(0, 2000)
     picture = page.locator("#picture-card").bounding_box()
     assert -1 <= picture["y"] < 844  # still in sight
@@ -766,16 +877,20 @@ def test_other_browsers(written, own_folder, name):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Ear)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     made, z = written("plane"), [0.5, -1.0]
-    tell = f"""<script>setInterval(() => document.documentElement.dataset.ready && fetch(
-        "http://127.0.0.1:{server.server_port}", {{method: "POST", mode: "no-cors", body: JSON.stringify(
-            [Array.from(decode(Float32Array.from({z}))), element("verdict").textContent])}}), 200)</script>"""
+    tell = f"""<script>setInterval(async () => {{
+        if (!document.documentElement.dataset.ready) return;
+        const image = decode(Float32Array.from({z})), file = await (await png([image])).arrayBuffer();
+        const heard = [Array.from(image), element("verdict").textContent, Array.from(new Uint8Array(file))];
+        const post = {{method: "POST", mode: "no-cors", body: JSON.stringify(heard)}};
+        fetch("http://127.0.0.1:{server.server_port}", post);
+    }}, 200)</script>"""
     page = own_folder / "telling.html"
     page.write_text(made.path.read_text().replace("</body>", tell + "</body>"))
     env = {key: value for key, value in os.environ.items() if not key.lower().endswith("proxy")}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     process = subprocess.Popen([*commands[name], page.as_uri()], env=env | {"HOME": str(own_folder)}, **quiet)
     try:
-        decoded, verdict = heard.get(timeout=60)
+        decoded, verdict, file = heard.get(timeout=60)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
@@ -784,6 +899,8 @@ def test_other_browsers(written, own_folder, name):
         torch.tensor(decoded), made.model.decode(torch.tensor([z])).flatten(), atol=0.01, rtol=0
     )
     assert verdict.startswith("taken for a ")
+    saved = np.asarray(Image.open(io.BytesIO(bytes(file))))
+    assert np.abs(saved[5::10, 5::10].ravel() / 255 - decoded).max() < 0.003
 
 
 # Models of all kinds, and bad input
@@ -809,6 +926,7 @@ def test_any_number_of_classes(call, opened, monkeypatch, images, own_folder, na
         "#from-mixture",
         "#borrow",
         "label[for=tsne]",
+        "label[for=pair]",
         "label[for=plane]",
         *[".class >> nth=-1"][: len(names)],
     ):
@@ -833,6 +951,7 @@ def test_any_number_of_classes(call, opened, monkeypatch, images, own_folder, na
         assert covered < 0.1 * wide * page.evaluate("map.canvas.clientHeight")
         assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.errors == []
+    assert violations(page) == []
 
 
 POLICY = '<meta http-equiv="Content-Security-Policy" content="default-src {}">'
@@ -879,6 +998,7 @@ def test_a_single_latent_has_a_line_for_a_map(call, opened, untrained, data_dir,
     path = untrained(own_folder / "line.pt", 1)
     assert call("explore", "--checkpoint", path, "--data-dir", data_dir, "--out", "line.html").code == 0
     page = opened(own_folder / "line.html")
+    assert not page.locator("label[for=pair]").is_visible()
     box = page.locator("#map").bounding_box()
     seen = []
     for x, y in ((0.2, 0.5), (0.8, 0.5), (0.8, 0.2)):

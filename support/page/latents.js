@@ -22,6 +22,10 @@ function decode(z) {
 
 window.convvae = { latentDim, decode, encode };
 
+/** The latents, the most active first. */
+const mostActive = Array.from({ length: latentDim }, (_, i) => i)
+  .sort((i, j) => page.latents.variance[j] - page.latents.variance[i]);
+
 /** A standard normal number, by Box and Muller. */
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());

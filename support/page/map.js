@@ -4,13 +4,15 @@ const NAME = 22; // pixels: the height of a name on it
 
 const map = {
   canvas: element("map"),
-  mode: "plane",
+  mode: "plane", // or "pair", of two latents, or "tsne"
+  pair: mostActive.slice(0, 2), // the latents across and up
   dots: null, // the dots and names, which are drawn once for each size, theme and mode
-  cursor: null, // where the keyboard is, in the canvas's pixels
+  cursor: null, // where the keyboard is in t-SNE, in the canvas's pixels: elsewhere it is at the ring
   pointer: null, // where the mouse, pen or finger is, while it is on the map
 
   /** Coordinates of a z in the plane; of one latent, in the line, with a lane for each class. */
   project(z, label = null) {
+    if (this.mode === "pair") return this.pair.map((i) => z[i]);
     const { center, directions } = page.plane;
     const [x, y] = directions.map((direction) => direction.reduce((sum, value, i) => sum + value * (z[i] - center[i]), 0));
     return [x, directions.length > 1 ? y : label === null ? 0 : Math.max(page.classes.length - 1, 0) / 2 - label];
@@ -27,13 +29,14 @@ const map = {
     this.points = Array.from({ length: count }, (_, i) =>
       this.mode === "tsne" ? [digits.tsne[2 * i], digits.tsne[2 * i + 1]] : this.project(muOf(i), digits.labels[i]));
     const span = [0, 1].map((axis) => {
+      if (this.mode === "pair") return ["low", "high"].map((end) => page.latents[end][this.pair[axis]]); // as far as the sliders
       const values = this.points.map((point) => point[axis]).sort((a, b) => a - b);
       const outside = Math.floor(count / 200); // a few far digits should not make all others small
       return [values[outside], values[count - 1 - outside]];
     });
     const margin = 26;
     let scales = span.map(([low, high], axis) => ([clientWidth, clientHeight][axis] - 2 * margin) / (high - low || 1));
-    if (this.mode === "tsne" || latentDim > 1) scales = scales.map(() => Math.min(...scales)); // the same for both
+    if (this.mode === "tsne" || (this.mode === "plane" && latentDim > 1)) scales = scales.map(() => Math.min(...scales)); // the same for both
     const middle = span.map(([low, high]) => (low + high) / 2);
     this.place = ([x, y]) => [clientWidth / 2 + (x - middle[0]) * scales[0], clientHeight / 2 - (y - middle[1]) * scales[1]];
     this.coordinates = ([px, py]) => [middle[0] + (px - clientWidth / 2) / scales[0], middle[1] - (py - clientHeight / 2) / scales[1]];
@@ -145,9 +148,14 @@ const map = {
     context.restore();
   },
 
-  /** A ring where z falls: in the plane at its projection, in t-SNE, which knows no way there, at the nearest digit. */
+  /** Where z falls: in a plane at its projection, in t-SNE, which knows no way there, at the nearest digit. */
+  placeOf(z) {
+    return this.mode === "tsne" ? this.places[nearestLatent(z)] : this.place(this.project(z));
+  },
+
+  /** A ring where z falls. */
   mark(context, z, stroke, text) {
-    const [x, y] = this.mode === "tsne" ? this.places[nearestLatent(z)] : this.place(this.project(z));
+    const [x, y] = this.placeOf(z);
     const paper = getComputedStyle(document.documentElement).getPropertyValue("--card");
     for (const [style, wide] of [[paper, 5], [stroke, 2.2]]) {
       context.strokeStyle = style;
@@ -177,27 +185,41 @@ const map = {
     return [best, Math.sqrt(least)];
   },
 
-  /** What is at a place: in the plane its z, in t-SNE the nearest digit. */
+  /** What is at a place: in the plane its z, of two latents the present z with these there, in t-SNE the nearest digit. */
   stateAt(place) {
     if (this.mode === "tsne") return digitState(this.nearest(place)[0]);
     const where = this.coordinates(place);
+    if (this.mode === "pair") return moved(this.pair, where);
     return { z: this.zAt(where), original: null, caption: `a point of the ${latentDim > 1 ? "plane" : "line"}` };
   },
 
-  /** A click: the digit there, or the place itself if there is none. */
+  /** A click: the digit there, or the place itself if there is none, or where all but two latents are to stay. */
   choose(place, reach) {
     const [i, distance] = this.nearest(place);
-    show(distance < reach ? digitState(i) : this.stateAt(place));
+    show(distance < reach && this.mode !== "pair" ? digitState(i) : this.stateAt(place));
   },
 
   setMode(mode) {
     this.mode = mode;
     this.cursor = null;
     const what = ["the latent", "the two latents"][latentDim - 1] ?? "the plane of the two leading directions of the latents";
-    element("map-help").textContent = mode === "tsne"
-      ? "Each dot is a test image. Move over the map to see the nearest one and its reconstruction. The ring is the image nearest to the present z."
-      : `Each dot is a test image. Move over the map to decode ${what}; click on a dot to see its image. The ring is the present z. Arrow keys and Enter do the same.`;
-    this.canvas.setAttribute("aria-label", mode === "tsne" ? "t-SNE map of the test images" : "Map of the latent plane with the test images");
+    const [name, help] = {
+      plane: [
+        "Map of the latent plane with the test images",
+        `Move over the map to decode ${what}; click on a dot to see its image. The ring is the present z. Arrow keys and Enter do the same.`,
+      ],
+      pair: [
+        "Map of two latents with the test images",
+        "Move over the map to change two latents and leave the others; click or drag to keep them there. The ring is the present z. Arrow keys move it, too.",
+      ],
+      tsne: [
+        "t-SNE map of the test images",
+        "Move over the map to see the nearest one and its reconstruction. The ring is the image nearest to the present z.",
+      ],
+    }[mode];
+    this.canvas.setAttribute("aria-label", name);
+    element("map-help").textContent = `Each dot is a test image. ${help}`;
+    element("axes").hidden = mode !== "pair";
     this.layOut();
     this.draw();
   },
@@ -218,6 +240,21 @@ function nearestLatent(z) {
 function placeIn(target, event) {
   const box = target.getBoundingClientRect();
   return [event.clientX - box.left, event.clientY - box.top];
+}
+
+/** The choice of the two latents. To choose the one that the other way has makes them change places. */
+function makeAxes() {
+  const selects = [element("across"), element("up")];
+  selects.forEach((select, axis) => {
+    for (const i of mostActive) select.add(new Option(`latent ${i}`, i));
+    select.selectedIndex = axis;
+    select.addEventListener("change", () => {
+      const chosen = Number(select.value), other = 1 - axis;
+      if (chosen === map.pair[other]) map.pair[other] = selects[other].value = map.pair[axis];
+      map.pair[axis] = chosen;
+      map.setMode("pair");
+    });
+  });
 }
 
 function listenToMap() {
@@ -250,10 +287,10 @@ function listenToMap() {
     const step = { ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8], ArrowDown: [0, 8] }[event.key];
     if (!step && event.key !== "Enter") return;
     event.preventDefault();
-    const { clientWidth, clientHeight } = canvas;
-    const start = map.cursor ?? [clientWidth / 2, clientHeight / 2];
+    const size = [canvas.clientWidth, canvas.clientHeight];
+    const start = (map.mode === "tsne" && map.cursor) || map.placeOf(kept.z);
     if (!step) return map.choose(start, Infinity);
-    map.cursor = [Math.min(Math.max(start[0] + step[0], 0), clientWidth), Math.min(Math.max(start[1] + step[1], 0), clientHeight)];
+    map.cursor = start.map((at, axis) => (step[axis] ? Math.min(Math.max(at + step[axis], 0), size[axis]) : at));
     show(map.stateAt(map.cursor));
   });
   const again = () => {

@@ -40,6 +40,13 @@ function digitState(i) {
   return { z: muOf(i), original: testDigit(i), caption: `test image ${digits.indices[i]}${kind}, and ${left}` };
 }
 
+/** The present state with some latents at other values. */
+function moved(latents, values) {
+  const z = kept.z.slice();
+  latents.forEach((latent, i) => (z[latent] = values[i]));
+  return { z, original: kept.original, caption: `latent${latents.length > 1 ? "s" : ""} ${latents.join(" and ")} moved by hand` };
+}
+
 // The likelihood bars, which are buttons: none where there are no classes, or no mixture of them
 
 const bars = [];
@@ -80,19 +87,14 @@ const temperature = () => element("temperature").valueAsNumber;
 
 function makeSliders() {
   const { low, high, variance } = page.latents;
-  const order = variance.map((_, i) => i).sort((i, j) => variance[j] - variance[i]);
-  for (const i of order) {
+  for (const i of mostActive) {
     const row = document.createElement("div");
     row.className = "slider";
     row.classList.toggle("inactive", variance[i] < 0.01);
     row.innerHTML = `<label for="z${i}">z<sub>${i}</sub></label><input type="range" id="z${i}" step="any"><output for="z${i}"></output>`;
     const [input, output] = [row.querySelector("input"), row.querySelector("output")];
     Object.assign(input, { min: low[i], max: high[i] });
-    input.addEventListener("input", () => {
-      const z = kept.z.slice();
-      z[i] = input.valueAsNumber;
-      show({ z, original: kept.original, caption: `latent ${i} moved by hand` });
-    });
+    input.addEventListener("input", () => show(moved([i], [input.valueAsNumber])));
     input.addEventListener("keydown", (event) => stepSlider(event, input));
     element("sliders").append(row);
     sliders[i] = { input, output };
@@ -117,12 +119,14 @@ const way = () => (element("slerp").checked ? "slerp" : "linear");
 
 function keep(name, z) {
   ends[name] = z;
-  paint(element(`image-${name}`), decode(z));
-  if (ends.a && ends.b) paintStrip();
+  paintStrip();
 }
 
+/** The images from A to B, both with them. */
+const stripImages = () => strip.map((_, i) => decode(between(ends.a, ends.b, i / (strip.length - 1), way())));
+
 function paintStrip() {
-  strip.forEach((canvas, i) => paint(canvas, decode(between(ends.a, ends.b, (i + 1) / (strip.length + 1), way()))));
+  stripImages().forEach((image, i) => paint(strip[i], image));
 }
 
 function walk() {
@@ -201,15 +205,17 @@ function listen() {
   element("keep-a").addEventListener("click", () => keep("a", kept.z));
   element("keep-b").addEventListener("click", () => keep("b", kept.z));
   element("walk").addEventListener("input", walk);
+  element("save-picture").addEventListener("click", () => save("picture", [decode(kept.z)]));
+  element("save-strip").addEventListener("click", () => save("a_to_b", stripImages()));
   for (const id of ["slerp", "linear"]) element(id).addEventListener("change", () => { paintStrip(); walk(); });
   addEventListener("hashchange", () => show(addressState() ?? kept));
-  for (const id of ["plane", "tsne"]) element(id).addEventListener("change", () => map.setMode(id));
+  for (const id of ["plane", "pair", "tsne"]) element(id).addEventListener("change", () => map.setMode(id));
 }
 
 async function start() {
   grays = await readGrays();
   samples = canvases(element("samples"), DRAWS);
-  strip = canvases(element("strip"), 5);
+  strip = [element("image-a"), ...canvases(element("strip"), 5), element("image-b")];
   for (const id of ["written", "written-recon"]) paint(element(id), null);
   writeAbout();
   makeLegend();
@@ -224,15 +230,17 @@ async function start() {
     const index = digits.labels.indexOf(label);
     return index < 0 ? other : index;
   };
-  keep("a", muOf(first(3, 0)));
+  ends.a = muOf(first(3, 0));
   keep("b", muOf(first(8, 1)));
   shown = kept = addressState() ?? digitState(first(3, 0));
   if (latentDim === 1) element("plane-name").textContent = "line";
+  for (const part of [element("pair"), element("pair").labels[0]]) part.hidden = latentDim < 3; // two are the plane already
   map.setMode("plane");
   const card = element("picture-card");
   new ResizeObserver(() => document.documentElement.style.setProperty("--picture-height", `${card.offsetHeight}px`)).observe(card);
   listen();
   listenToMap();
+  makeAxes();
   pad.listen();
   render();
   element("trouble").hidden = true;
