@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import torch
 
-from support.arrays import is_array, load_array
+from support.arrays import find_arrays, is_array
 from support.errors import DataError
-from support.folders import load_folder
+from support.folders import find_files
 from support.idx import load_idx
 from support.runs import tell_other_images
+from support.splits import read_split
 from support.terminal import listed
 
 EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to keep
@@ -41,10 +42,10 @@ def load_split(run, data_dir, split):
     or damaged, or of other classes than the run began with.
     """
     settings = run.settings
-    if is_array(settings.dataset):
-        found = Split(*load_array(settings, split))
-    elif settings.of_folder:
-        found = Split(*load_folder(settings, split))
+    if settings.of_folder:
+        path = settings.dataset
+        found = find_arrays(path) if is_array(path) else find_files(path)
+        found = Split(*read_split(settings, split, *found))
     else:
         found = Split(*load_idx(settings, data_dir, split))
     if run.source and found.classes != run.classes:  # a run that has not begun has no source

@@ -21,13 +21,14 @@ import torch
 from data import EVAL_BATCH, draw_pixels, load_split, to_float
 from model import RECON
 from support import flags, pictures
-from support.arrays import is_array, read_array
+from support.arrays import find_arrays, is_array
 from support.device import generators, pick_device
 from support.errors import UserError, user_errors
 from support.files import check_outputs, from_here, write_file, write_table
 from support.folders import image_files
-from support.images import blank, needs_inverting, on_light_ground, read_images
+from support.images import blank, needs_inverting, read_images
 from support.measures import elbo_terms, most_likely_class
+from support.paper import center
 from support.runs import open_model
 from support.terminal import DATA_DIR, next_step, progress, warn
 
@@ -120,24 +121,22 @@ def read_files(files, args, run):
     """The images in these files, prepared as the model wants them."""
     if not files:
         raise UserError(f"there is no image under {args.files[0]}: name others")
-    size = run.settings.image_size
     invert = run.settings.invert if args.invert is None else args.invert
+    pictures, names, labels, notes = files, [from_here(file) for file in files], [""] * len(files), []
     if is_array(files[0]):
         if len(files) > 1 or args.center:
             raise UserError(f"{files[0]} is a file of arrays: name it alone, and without --center")
-        images, labels, notes = read_array(files[0], size, invert)
-        names = [f"{from_here(files[0])}[{i}]" for i in range(len(images))]
-        labels = labels or [""] * len(images)
-        dark_ink = on_light_ground(images).float().mean() > 0.5
-    else:
-        images, kept, notes = read_images(files, size, invert, args.center, args.skip_bad)
-        if not kept:
-            raise UserError("none of the files could be read: name others")
-        names, labels = [from_here(files[number]) for number in kept], [""] * len(kept)
-        dark_ink = needs_inverting([files[number] for number in kept[:100]])
+        halves, _, notes = find_arrays(files[0])
+        samples = [sample for own in halves.values() for sample in own]
+        pictures, labels = [sample.picture for sample in samples], [sample.name or "" for sample in samples]
+        names = [f"{names[0]}[{i}]" for i in range(len(samples))]
+    size, place = run.settings.image_size, center if args.center else None
+    images, numbers, read = read_images(pictures, size, invert, place, args.skip_bad)
+    dark_ink = needs_inverting([pictures[number] for number in numbers[:100]])
     if dark_ink and not invert and not blank(images).any():
         warn("these look like dark ink on light paper: --invert turns them into what the model knows")
-    print("\n".join(notes))
+    print("\n".join(notes + read))
+    names, labels = [names[number] for number in numbers], [labels[number] for number in numbers]
     return Chosen(images, names, labels, "image" + "s" * (len(images) > 1))
 
 
@@ -152,7 +151,7 @@ def summary(chosen, numbers, predicted, args):
         f"seed {args.seed}; nats per image",
         f"  mean -ELBO {loss.mean():.2f} = {RECON} {bce.mean():.2f} + KL {kld.mean():.2f}",
     ]
-    if chosen.labels[0] and predicted[0]:
+    if all(chosen.labels) and predicted[0]:
         right = np.mean([a == b for a, b in zip(predicted, chosen.labels, strict=True)])
         lines.append(f"  the mixture takes {right:.2%} of them for what they are")
     if len(loss) > LISTED:

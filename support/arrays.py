@@ -1,31 +1,33 @@
-"""A file of arrays as a data set: which images it has, of which class and split.
+"""A file of arrays or a table as a data set: which images it has, of which class and half.
 
 Their names tell: x_train, y_train, x_test, y_test, as of Keras; train_images, val_labels, …, as of MedMNIST;
-or images and labels, which are then split. Levels are judged over the whole file, and pickles are not read.
+or images and labels, which are then split. In a CSV each row is an image. Pickles are not read.
 """
 
+import contextlib
+import csv
+import gzip
 import hashlib
 import io
 import math
 import re
 import unicodedata
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 from support.errors import DataError, reason_of
-from support.folders import class_note, hold_out
-from support.images import FORMATS, level_notes, prepare
-from support.levels import extremes, find_range, to_uint8
-from support.tables import LABELS, read_csv, read_parquet
-from support.terminal import listed, progress, warn
+from support.images import Sample, read_pages
+from support.terminal import listed, progress
 
 SUFFIXES = (".npz", ".npy", ".csv", ".csv.gz", ".parquet")
 HALVES = {"train": "train", "test": "test", "validation": "val"}  # and what stands in their arrays' names
-IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")  # the rest of it, likeliest first
-GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601
+# The rest of these names, the likeliest first
+IMAGES = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr0")
+LABELS = ("labels", "label", "y", "targets", "target", "classes", "class", "arr1")
+ROW_NAMES = ("", "id", "index", "unnamed: 0")  # columns that number the rows of a table
 
 
 def is_array(path):
@@ -33,86 +35,10 @@ def is_array(path):
     return str(path).lower().endswith(SUFFIXES)
 
 
-def load_array(settings, split):
-    """One split of the file ``settings.dataset``, as the fields of data.Split. Raises DataError.
+def find_arrays(path):
+    """The samples of each half of a file, {"train": list, …}, the names of its classes, and notes.
 
-    Halves that the file has keep their order, what is held out has one of its own.
-    """
-    path = settings.dataset
-    pixels, halves, notes = _read(path)
-    if "validation" in halves and not settings.validate:
-        warn(f"left out the validation images of {path}, which are for --validate")
-    digests = [hashlib.blake2b(np.asarray(levels, "<f4").tobytes()).digest() for levels in pixels]
-
-    def key(sample):  # the same of any type of levels, and of copies
-        return digests[sample[0]]
-
-    train = halves.pop("train" if "train" in halves else next(iter(halves)))
-    if "test" not in halves:
-        train, halves["test"] = hold_out(sorted(train, key=key), "test", key)  # the classes mixed
-    if "validation" not in halves:
-        kept, halves["validation"] = hold_out(train, "validation", key)
-        train = kept if settings.validate else train
-    own = {**halves, "train": train}[split]
-    if not train or not own:
-        raise DataError(f"{path} has no image to {'test' if train else 'train'} on: add some that differ")
-
-    found = [{name for _, name in samples} for samples in (train, own, *halves.values())]
-    classes = sorted(set.union(*found) - {None}, key=lambda name: (_number(name), name))
-    alone, absent = ([name for name in classes if name not in there] for there in found[:2])
-    if alone:
-        raise DataError(f"{path} has {listed(alone)} to test on alone: add images to train on, or drop these")
-    if absent:
-        warn(f"{path} has no image of {listed(absent)} to test on")
-    labels = {None: 0, **{name: label for label, name in enumerate(classes)}}
-    labels = torch.tensor([labels[name] for _, name in own])
-    if classes:
-        notes.insert(0, class_note(labels, classes))
-        low, high = _number(classes[0]), _number(classes[-1])
-        if len(classes) <= high - low < math.inf:
-            notes.append(f"labels from {low} to {high}, with gaps: what has no image is no class")
-    images, more = _prepare(pixels, own, settings.image_size, settings.invert)
-    return images, labels, classes, "file", None, notes + more
-
-
-def read_array(path, size, invert=False):
-    """All images in a file, one half after the other: ``(images, labels, notes)``. Raises DataError.
-
-    They are uint8 (N, 1, size, size), the names of their classes, none or N, and what was read, in words.
-    """
-    pixels, halves, notes = _read(path)
-    samples = [sample for own in halves.values() for sample in own]
-    images, more = _prepare(pixels, samples, size, invert)
-    return images, [name for _, name in samples if name], notes + more
-
-
-def _number(name):
-    """What a class counts as where they are sorted: its whole number, or infinity."""
-    return int(name) if re.fullmatch("-?[0-9]{1,18}", name) else math.inf
-
-
-def _prepare(pixels, samples, size, invert):
-    """The images of these samples, uint8 (N, 1, size, size), and what was read, in words."""
-    black, white = find_range(*zip(*map(extremes, pixels), strict=True))
-
-    def fit(levels):
-        gray = to_uint8(levels @ GRAY if levels.ndim == 3 else levels, black, white)
-        if gray.shape == (size, size):
-            return torch.from_numpy(255 - gray if invert else gray)[None]
-        return prepare(Image.fromarray(gray), size, invert, ranges={"8-bit": (0, 255)})
-
-    images = [fit(pixels[number]) for number, _ in progress(samples, desc="preparing", unit="img")]
-    ranges = {} if (black, white) == (0, 255) else {pixels[0].dtype.name: (black, white)}
-    images, names = torch.stack(images), [f"image {number}" for number, _ in samples]
-    return images, [f"read as {size} x {size}", *level_notes(images, names, ranges, invert)]
-
-
-# What is in a file
-
-
-def _read(path):
-    """The levels of each image, a list of N arrays (H, W) or (H, W, 3), the samples of each half, {name:
-    pairs (number of an image, name of its class or None)}, and what was read, in words. Raises DataError.
+    The notes are what was read and assumed, in words. Raises DataError.
     """
     kind, notes = Path(path).suffix.lower(), []
     try:
@@ -120,10 +46,10 @@ def _read(path):
             arrays = np.load(path, allow_pickle=False)
             arrays = {"images": arrays} if isinstance(arrays, np.ndarray) else arrays
         elif kind == ".parquet":
-            arrays = read_parquet(path)
+            arrays = _read_parquet(path)
         else:
-            arrays, notes = read_csv(path)
-        return *_find_halves(path, arrays, notes), notes
+            arrays, notes = _read_csv(path)
+        halves = _find_halves(path, arrays, notes)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # the readers raise whatever a broken file makes them raise
@@ -134,17 +60,32 @@ def _read(path):
         if "pickle" in reason:  # or nothing that numpy knows
             advice = "save numbers, as numpy.savez(file, images=…, labels=…)"
         raise DataError(f"{path} cannot be read ({reason.split('. ')[0][:100]}): {advice}") from None
+    names = {sample.name for sample in halves["train"]} - {None}
+    classes = sorted(names, key=lambda name: (_whole_number(name), name))
+    if classes:
+        low, high = _whole_number(classes[0]), _whole_number(classes[-1])
+        if len(classes) <= high - low < math.inf:
+            notes.append(f"labels from {low} to {high}, with gaps: what has no image is no class")
+    return halves, classes, notes
+
+
+def _whole_number(name):
+    """What a class counts as where they are sorted: its whole number, or infinity."""
+    return int(name) if re.fullmatch("-?[0-9]{1,18}", name) else math.inf
+
+
+# Arrays
 
 
 def _find_halves(path, arrays, notes):
-    """The first two of these, of arrays {name: values}; adds to the notes."""
+    """The samples of each half in arrays {name: values}; adds to the notes what they are."""
     others = [name for name in arrays if name.isprintable()]
     roles = {}  # ("test", "x") for x_test
     for name in others:
         half = next((half for half, word in HALVES.items() if word in name.lower()), "train")
         rest = re.sub("(train|test)(ing)?|val(id(ation)?)?|[^a-z0-9]", "", name.lower())
         roles.setdefault((half, rest), name)
-    pixels, names, halves = [], [], {}
+    halves = {}
     for half in HALVES:
         of_images, of_labels = (
             next((roles[half, word] for word in words if (half, word) in roles), None)
@@ -157,18 +98,18 @@ def _find_halves(path, arrays, notes):
         if not images or len(images) != len(labels):
             counts = f"{len(images):,} images in {of_images} and {len(labels):,} labels"
             raise DataError(f"{path} has {counts}: save as many of both")
-        halves[half] = list(enumerate(labels, len(pixels)))
-        pixels, names = pixels + images, names + labels
+        keys = [hashlib.blake2b(np.asarray(levels, "<f4").tobytes()).digest() for levels in images]
+        halves[half] = [Sample(*sample) for sample in zip(images, labels, keys, strict=True)]
         shapes = [" x ".join(map(str, shape)) for shape in sorted({levels.shape for levels in images})]
         notes.append(f"{of_images}: {len(images):,} of {listed(shapes, 3)}, {images[0].dtype.name}")
         others = [name for name in others if name not in (of_images, of_labels)]
     there = listed(others) or "nothing"
-    if not pixels:
+    if not halves:
         raise DataError(f"{path} has no array of images, but {there}: call it images, or x_train and x_test")
-    if {None} < {*names}:
-        raise DataError(f"{path} has labels for some of its images alone: add the others', or take them away")
     notes += [f"left out {there}"] if others else []
-    return pixels, halves
+    if "train" not in halves:
+        halves["train"] = halves.pop(next(iter(halves)))
+    return halves
 
 
 def _to_images(what, values):
@@ -198,9 +139,7 @@ def _decode(what, cells):
     for number, cell in enumerate(cells):
         try:
             file = io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
-            with Image.open(file, formats=FORMATS) as image:
-                is_gray = image.mode in ("L", "F") or image.mode.startswith("I")
-                pictures.append(np.asarray(image if is_gray else image.convert("L")))
+            pictures.append(next(read_pages(file)).levels)
         except MemoryError:
             raise
         except Exception:  # Pillow raises whatever a broken file makes its readers raise
@@ -224,3 +163,99 @@ def _to_names(what, values):
         if not names[label] or not names[label].isprintable():
             raise DataError(f"{what} has the label {label!a}: a class has a whole number, or a name")
     return [names[label] for label in labels]
+
+
+# Tables
+
+
+def _read_csv(path):
+    """A row for each image -> {"images": (N, pixels), "labels": (N,) or none}, and what was assumed.
+
+    Raises DataError where there is no row, and where rows differ in length or have text for a pixel.
+    """
+    rows = _read_rows(path)
+    first, second = (row.split("\t") for row in [*rows.values(), "", ""][:2])
+    # names may be numbers: pandas' own are 0, 1, 2, …, or 0, 0.1, 0.2, … where it took an image for names.
+    # No two of them are equal, and pixels mostly are
+    different = len(set(first)) == len(first) > 2 * len(set(second))
+    header = different or sum(_number(cell) is None for cell in first) > 1
+    names = [name.strip().lower() for name in first]
+    others = [column for column, name in enumerate(names) if not header or name not in ROW_NAMES]
+    if len(rows) == header or len(others) < 2:
+        raise DataError(f"{path} has 0 images: add some, each a row with the levels of its pixels")
+
+    def cells(column):
+        return [row.split("\t")[column] for row in [*rows.values()][header:]]
+
+    label = next((column for column, name in enumerate(names) if name in LABELS), None)
+    if label is None and math.isqrt(len(others) - 1) ** 2 == len(others) - 1:
+        label = min(others[0], others[-1], key=lambda column: _doubt(cells(column)))
+    arrays = {"images": _numbers(path, rows, header, [column for column in others if column != label])}
+    if label is not None:
+        arrays["labels"] = np.array(cells(label))
+        with contextlib.suppress(ValueError):
+            arrays["labels"] = arrays["labels"].astype(float)
+    place = "no label" if label is None else f"label in column {label + 1}"
+    return arrays, ["with a header" if header else "no header", place]
+
+
+def _read_rows(path):
+    """The rows of a CSV that have something in them, {number of the line: cells with tabs between them}."""
+    with open(path, "rb") as file:
+        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    rows, width = {}, None
+    with opener(path, "rt", encoding="utf-8-sig") as file:
+        sample = file.read(10_000)
+        mark = next((mark for mark in ";\t," if mark in sample), " ")
+        file.seek(0)
+        reader = csv.reader(file, delimiter=mark, skipinitialspace=mark != " ")
+        for row in progress(reader, desc="reading", unit="line"):
+            if row and not row[-1].strip():  # a comma too many
+                row.pop()
+            if any(row):
+                width = width or len(row)
+                if len(row) != width:
+                    here = f"{len(row)} cells in line {reader.line_num}"
+                    raise DataError(f"{path} has {here}, and {width} in the first: mend it")
+                rows[reader.line_num] = "\t".join(row).replace("\n", " ")
+    return rows
+
+
+def _numbers(path, rows, header, columns):
+    options = {"comments": None, "delimiter": "\t", "usecols": columns, "ndmin": 2}
+    for kind in (np.uint8, np.float32):  # levels are mostly of the former, which takes a tenth of the time
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # numpy 1 warns, and reads 300 as 44
+            try:
+                return np.loadtxt([*rows.values()][header:], kind, encoding=None, **options)
+            except ValueError as error:
+                reason, _, place = str(error).partition(" at row ")
+    line = [*rows][header + int(place.split(",")[0])]
+    raise DataError(f"{path} cannot be read as numbers ({reason[:100]}, in line {line}): mend it")
+
+
+def _doubt(cells):
+    """How much speaks against a column of labels: 0 of text, 1 of numbers, 2 of what pixels have.
+
+    In a corner they are paper nearly everywhere, or of many levels.
+    """
+    counts = Counter(cells).values()
+    pixels = max(counts) > 0.9 * len(cells) or len(counts) > min(100, len(cells) / 2)
+    return 0 if _number(cells[0]) is None else 1 + pixels
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _read_parquet(path):
+    """The columns, {name: list of what is in its cells}. Raises DataError without pyarrow."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:  # not installed, or made for another numpy
+        raise DataError(f"{path} needs pyarrow ({error}): pip install pyarrow") from None
+    with ParquetFile(path) as file:
+        return file.read().to_pydict()

@@ -105,13 +105,12 @@ def _download(name, data_dir, half):
     """Let torchvision fetch the data set; returns None, or in a few words what went wrong."""
     from torchvision import datasets  # here, not above: it takes a second to import
 
-    known, raw = getattr(datasets, DATASETS[name].folder, None), _places(name, data_dir)[0]
+    known = getattr(datasets, DATASETS[name].folder, None)
     if not (isinstance(known, type) and issubclass(known, datasets.MNIST)):
         return "torchvision has no such data set"
     split = {"split": name.removeprefix("emnist-")} if known is datasets.EMNIST else {}
     # the "processed" folder of an old torchvision counts as the data set: nothing would be downloaded
     known = type(known.__name__, (known,), {"processed_folder": ""})
-    new_folders = [folder for folder in (raw, *raw.parents) if not folder.exists()]
     default_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -123,9 +122,6 @@ def _download(name, data_dir, half):
         return (str(reason).splitlines() or [type(error).__name__])[-1]
     finally:
         socket.setdefaulttimeout(default_timeout)
-        for folder in new_folders:
-            with contextlib.suppress(OSError):  # it is there for something
-                folder.rmdir()
     return None if _find_files(name, data_dir, half) else "torchvision's files have other names"
 
 

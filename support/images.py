@@ -1,16 +1,18 @@
-"""A picture of any kind as the images that models are trained on: gray, square, small, ink on black paper."""
+"""A picture of any kind as the images that models are trained on: gray, square, small, ink on black paper.
+
+A picture is the path of a file, or an array of levels: (H, W), or (H, W, 3) in colour.
+"""
 
 import contextlib
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageOps
 
 from support.errors import DataError, reason_of
-from support.levels import extremes, find_range, to_uint8
-from support.paper import ink_alone
 from support.terminal import progress, warn
 
 EXTENSIONS = (
@@ -23,20 +25,34 @@ PHOTO = 4  # times the model's side: enough to find a digit in a photograph, and
 LIGHT = 160  # paper is lighter than this
 COLOURED = 32  # levels of red, green and blue differ by more; by less in a scan of black ink
 DARK = 48  # images that have nothing lighter are nearly black
-JUDGED = 200  # files of many, by which the range of levels is judged
+JUDGED = 200  # pictures of many, by which the range of levels is judged
+# the whitest level of what people save: 0 and 1, 0 to 16, then 8, 10, 12, 14, 15, 16, 31 and 32 bits
+WHITES = (1, 16, 255, 1023, 4095, 16_383, 32_767, 65_535, 2**31 - 1, 2**32 - 1)
+FEW = 12  # images that may well be dark, all of them
+OVERSHOOT = 1.04  # floats that were resized go a little beyond their range
+GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601
 
 
-def read_images(paths, size, invert=False, center=False, skip_bad=False, alike=None):
-    """The pictures in these files: uint8 (N, 1, size, size), the numbers of their files, and what was read.
+class Sample(NamedTuple):
+    """A picture of a data set."""
 
-    Levels are judged over the files ``alike``, which are all of the same origin. With ``skip_bad`` files
-    that cannot be read are left out and counted in a warning. Raises DataError.
+    picture: object  # a file's path or an array of levels
+    name: str | None  # its class's
+    key: bytes  # by whose hash it is held out, or not
+
+
+def read_images(pictures, size, invert=False, center=None, skip_bad=False, alike=None):
+    """The images in these pictures: uint8 (N, 1, size, size), the numbers of their pictures, and notes.
+
+    The notes say what was read and assumed. Levels are judged over the pictures ``alike``, which are all of
+    the same origin. With ``skip_bad`` files that cannot be read are left out and counted in a warning.
+    Raises DataError.
     """
-    ranges = find_ranges(alike or paths)
-    images, numbers, sizes, bad, animations, doubtful = [], [], set(), [], [], {}
-    for number, path in enumerate(progress(paths, desc="reading", unit="img")):
+    ranges = find_ranges(alike or pictures)
+    images, numbers, sizes, bad, remarks = [], [], set(), [], {}
+    for number, picture in enumerate(progress(pictures, desc="reading", unit="img")):
         try:
-            frames, shape, animated, doubts = read_image(path, size, invert, center, ranges)
+            frames, shape, found = read_image(picture, size, invert, center, ranges)
         except DataError as error:
             if not skip_bad:
                 raise DataError(
@@ -47,77 +63,75 @@ def read_images(paths, size, invert=False, center=False, skip_bad=False, alike=N
         images += frames
         numbers += [number] * len(frames)
         sizes.add(shape)
-        if animated:
-            animations.append(path)
-        for words in doubts:
-            doubtful.setdefault(words, []).append(path)
+        for words in found:
+            remarks.setdefault(words, []).append(picture)
     if bad:
-        warn(f"left out {len(bad):,} of {len(paths):,} files; {bad[0]}")
-    if animations:
-        warn(f"of {len(animations):,} animations the first frame is read, {animations[0]} among them")
-    for words, found in doubtful.items():
-        warn(f"{words} in {len(found):,} of {len(paths):,} pictures, {found[0]} among them: look at it")
+        warn(f"left out {len(bad):,} of {len(pictures):,} files; {bad[0]}")
     if not images:
-        return torch.empty(0, 1, size, size, dtype=torch.uint8), [], []
+        raise DataError("none of the files could be read: name others")
+    for words, found in remarks.items():
+        warn(f"{words} in {len(found):,} of {len(pictures):,} pictures, {found[0]} among them: look at it")
     images = torch.stack(images)
-    files = [paths[number] for number in numbers]
-    colour = any(_is_colour(path) for path in files[:: 1 + 10 * len(files) // JUDGED])
-    return images, numbers, [_size_note(sizes, size, colour), *level_notes(images, files, ranges, invert)]
+    own = [pictures[number] for number in numbers]
+    names = [f"image {i}" if isinstance(picture, np.ndarray) else picture for i, picture in enumerate(own)]
+    small, large = (f"{width} x {height}" for width, height in (min(sizes), max(sizes)))
+    note = f"pictures of {small if small == large else f'{small} to {large}'} pixels, read as {size} x {size}"
+    if any(_is_colour(picture) for picture in own[:: 1 + 10 * len(own) // JUDGED]):
+        note += ", and colours as gray"
+    return images, numbers, [note, _level_note(images, names, ranges, invert)]
 
 
-def read_image(path, size, invert=False, center=False, ranges=None):
-    """The pictures in a file as a model wants them: a list of uint8 (1, size, size), more than one of a TIFF.
+def read_image(picture, size, invert=False, center=None, ranges=None):
+    """A picture as a model wants it: a list of uint8 (1, size, size), more than one of a TIFF.
 
-    Returns them, the width and height they had, whether the file has more, and what is doubtful of a centered
-    one. Raises DataError, which names the file, if it is no picture, truncated, or so large that Pillow takes
-    it for a decompression bomb.
+    Returns them, the width and height they had, and what is to be looked at, in words. Raises DataError,
+    which names the file, if it is no picture, truncated, or a decompression bomb to Pillow.
     """
-    ranges = ranges or find_ranges([path])
+    ranges, frames, remarks = ranges or find_ranges([picture]), [], []
     try:
-        with _open(path, (PHOTO if center else 2) * size) as (image, shape):
-            # a phone's MPO has a preview or a map of the light beside its picture
-            animated = image.format not in ("TIFF", "MPO") and getattr(image, "n_frames", 1) > 1
-            frames, doubts = [], []
-            for _ in _pages(image):
-                upright = ImageOps.exif_transpose(image)
-                frames.append(prepare(upright, size, invert, center, ranges, _tags(image), doubts))
+        for page in read_pages(picture, (PHOTO if center else 2) * size):
+            pixels, doubts = prepare(page, size, invert, center, ranges)
+            frames.append(pixels)
+            remarks += doubts
+        remarks += ["frames after the first are left out"] if page.is_first else []
+        return frames, page.size, remarks
     except MemoryError:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DataError(f"{path} cannot be read (too many pixels): shrink it") from None
-    except Image.UnidentifiedImageError:
-        tiff = Path(path).suffix.lower() in (".tif", ".tiff")  # of which Pillow knows some
-        how = "save it with 8 or 16 bits, or as float32" if tiff else "convert it to PNG"
-        raise DataError(f"{path} cannot be read (unknown kind of image): {how}, or mend it") from None
     except Exception as error:  # Pillow raises whatever a broken file makes its readers raise
-        reason = reason_of(error)
-        raise DataError(f"{path} cannot be read ({reason}): mend it") from None
-    return frames, shape, animated, doubts
+        reason, how = reason_of(error), "mend it"
+        if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+            reason, how = "too many pixels", "shrink it"
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason, how = "unknown kind of image", "convert it to PNG, or mend it"
+            if Path(picture).suffix.lower() in (".tif", ".tiff"):  # of which Pillow knows some
+                how = "save it with 8 or 16 bits, or as float32, or mend it"
+        raise DataError(f"{picture} cannot be read ({reason}): {how}") from None
 
 
-def prepare(image, size, invert=False, center=False, ranges=None, tags=None, doubts=None):
-    """A PIL image of any mode and size -> uint8 (1, size, size): gray, padded to a square, antialiased.
+def prepare(page, size, invert=False, center=None, ranges=None):
+    """A Page -> uint8 (1, size, size), gray, padded to a square, antialiased; and what is doubtful, in words.
 
-    ``invert`` is for dark ink on light paper. ``center`` places it as MNIST's digits were: scaled
-    to a box of 20 x 20 pixels in 28 x 28, with its centre of mass in the middle; what is doubtful then is
-    added to ``doubts``.
+    ``invert`` is for dark ink on light paper; ``center`` is support.paper.center, which places the ink.
     """
-    gray, doubts = _to_gray(image, invert, ranges or {}, tags or {}), [] if doubts is None else doubts
-    if not center:
-        small = _shrink(gray, size)
-        corner = ((size - small.width) // 2, (size - small.height) // 2)
+    gray = _to_gray(page, ranges or {}, invert)
+    if center:
+        small, corner, doubts = center(gray, size)
     else:
-        gray.thumbnail((PHOTO * size, PHOTO * size), Image.Resampling.BOX)  # means of many pixels each
-        ink, found = ink_alone(gray)
-        doubts += found
-        small = _shrink(ink.crop(ink.getbbox()), round(size * 20 / 28))
-        mass = np.asarray(small, float)
-        total = max(mass.sum(), 1)  # a blank page has none
-        x, y = (mass.sum(0) @ np.arange(small.width)) / total, (mass.sum(1) @ np.arange(small.height)) / total
-        corner = (round(size / 2 - x), round(size / 2 - y))  # at pixel 14 of 0 to 27, as in MNIST
+        small, doubts = shrink(gray, size), []
+        corner = ((size - small.width) // 2, (size - small.height) // 2)
     canvas = Image.new("L", (size, size))
     canvas.paste(small, corner)
-    return torch.from_numpy(np.array(canvas))[None]
+    return torch.from_numpy(np.array(canvas))[None], doubts
+
+
+def shrink(gray, side):
+    """The PIL image resized so that the longer of its sides has ``side`` pixels, none less than one."""
+    scale = side / max(gray.size)
+    width, height = (max(1, round(length * scale)) for length in gray.size)
+    return gray.resize((width, height), Image.Resampling.LANCZOS)
+
+
+# What was read
 
 
 def blank(images):
@@ -125,165 +139,190 @@ def blank(images):
     return (images == images[:, :, :1, :1]).flatten(1).all(1)
 
 
-def needs_inverting(paths):
-    """Whether most of the pictures in these files are dark ink, on light paper or on nothing."""
-    ranges, dark_ink, side = find_ranges(paths), 0, 32
-    border = np.ones((side, side), bool)
-    border[4:-4, 4:-4] = False
-    for path in paths:
-        with _open(path, 64) as (image, _):
-            gray, alpha = _to_gray(image, False, ranges, _tags(image)), _alpha(image)
-            alpha = alpha or Image.new("L", gray.size, 255)
-            gray, alpha = (np.asarray(layer.resize((side, side)), float) for layer in (gray, alpha))
-        paper = alpha.mean() > 128
-        where = border if paper and alpha[border].any() else np.ones_like(border)
-        level = 255 * gray[where].sum() / max(alpha[where].sum(), 1)
-        dark_ink += level > LIGHT if paper else level < 128 and alpha.any()
-    return dark_ink > len(paths) / 2
-
-
 def on_light_ground(images):
     """Which of the images (N, 1, H, W) are on light ground: bool (N,)."""
     return _edges(images).float().mean(dim=1) > LIGHT
 
 
-# What was read
+def needs_inverting(pictures):
+    """Whether most of these pictures are dark ink, on light paper or on nothing."""
+    ranges, dark_ink, side = find_ranges(pictures), 0, 32
+    border = np.ones((side, side), bool)
+    border[4:-4, 4:-4] = False
+    for picture in pictures:
+        page = next(read_pages(picture, 64))
+        gray = _to_gray(page, ranges)
+        alpha = page.alpha or Image.new("L", gray.size, 255)
+        gray, alpha = (np.asarray(layer.resize((side, side)), float) for layer in (gray, alpha))
+        paper = alpha.mean() > 128
+        where = border if paper and alpha[border].any() else np.ones_like(border)
+        level = 255 * gray[where].sum() / max(alpha[where].sum(), 1)
+        dark_ink += level > LIGHT if paper else level < 128 and alpha.any()
+    return dark_ink > len(pictures) / 2
 
 
 def _edges(images):
     return torch.cat([images[:, 0, 0], images[:, 0, -1], images[:, 0, :, 0], images[:, 0, :, -1]], dim=1)
 
 
-def _is_colour(path):
-    with _open(path, 64, "RGB") as (image, _):
+def _is_colour(picture):
+    if isinstance(picture, np.ndarray):
+        return picture.ndim == 3 and (picture != picture[:, :, :1]).any()
+    with _open(picture) as image:
+        image.draft("RGB", (64, 64))
         if image.mode not in ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
-            return image.mode in ("LAB", "HSV")
+            return image.mode == "LAB"
         return np.ptp(np.asarray(image.convert("RGB").resize((32, 32)), int), axis=2).max() > COLOURED
 
 
-def _size_note(sizes, size, colour):
-    small, large = (f"{width} x {height}" for width, height in (min(sizes), max(sizes)))
-    before = small if small == large else f"{small} to {large}"
-    return f"pictures of {before} pixels, read as {size} x {size}" + ", and colours as gray" * colour
-
-
-def level_notes(images, files, ranges, invert):
-    """The ground, the levels and the blank images, in words; a warning of what is nearly black."""
+def _level_note(images, names, ranges, invert):
+    """The ground, the levels and the blank images, in words; a warning of what is blank or nearly black."""
     low, high = images.min().item(), images.max().item()
     note = f"ground {_edges(images).median().item()} of 255, darkest level {low}, brightest {high}"
     for kind, (black, white) in ranges.items():
-        if (kind, black, white) != ("8-bit", 0, 255):
+        if (black, white) != (0, 255) or kind in ("integer", "float"):
             note += f"; of {kind} pictures {black:.6g} is taken for black and {white:.6g} for white"
-    empty = blank(images)
-    count, other = int(empty.sum()), "without --invert" if invert else "with --invert"
-    if count:
-        note += f"; {count:,} blank, {files[int(empty.nonzero()[0])]} among them"
-        warn(f"{count:,} of the images are blank, {files[int(empty.nonzero()[0])]} among them: try {other}")
-    brightest = images.amax((1, 2, 3))
-    dark = ((brightest < DARK) & ~empty).nonzero().flatten().tolist()
+    empty, brightest = blank(images), images.amax((1, 2, 3))
+    where, dark = (which.nonzero().flatten().tolist() for which in (empty, (brightest < DARK) & ~empty))
+    if where:
+        some, other = f"{names[where[0]]} among them", "without --invert" if invert else "with --invert"
+        note += f"; {len(where):,} blank, {some}"
+        warn(f"{len(where):,} of the images are blank, {some}: try {other}")
     if dark:
-        what = f"{len(dark):,} of the images are nearly black, {files[dark[0]]} among them"
+        what = f"{len(dark):,} of the images are nearly black, {names[dark[0]]} among them"
         warn(f"{what}, with no level above {brightest[dark[0]]} of 255: check how they were saved")
-    return [note]
+    return note
 
 
 # Levels
 
 
-def find_ranges(paths):
-    """The levels that are black and white in 8-bit, integer and float pictures: {kind: (black, white)}."""
+def find_ranges(pictures):
+    """The levels that are black and white in pictures of each kind: {kind: (black, white)}."""
     found = {}
-    for path in paths[:: 1 + len(paths) // JUDGED]:
-        with contextlib.suppress(Exception), _open(path, 64) as (image, _):  # what is wrong is said later
-            for _ in _pages(image):
-                if _kind(image) != "8-bit" or _alpha(image) is None:
-                    levels = extremes(_levels(image, _tags(image)))
-                    found.setdefault(_kind(image), []).append(levels)
-    return {kind: find_range(*zip(*own, strict=True)) for kind, own in found.items()}
+    for picture in pictures[:: 1 + len(pictures) // JUDGED]:
+        with contextlib.suppress(Exception):  # what is wrong is said later
+            for page in read_pages(picture, 64):
+                if page.kind != "8-bit" or page.alpha is None:
+                    found.setdefault(page.kind, []).append(_extremes(page.levels))
+    return {kind: _find_range(*zip(*own, strict=True)) for kind, own in found.items()}
 
 
-def _kind(image):
-    return "float" if image.mode == "F" else "integer" if image.mode.startswith("I") else "8-bit"
+def _to_gray(page, ranges, invert=False):
+    """A Page as a PIL image of mode "L". What is transparent becomes paper."""
+    black, white = ranges.get(page.kind) or _find_range(*zip(_extremes(page.levels), strict=True))
+    if page.alpha and page.kind == "8-bit":
+        black, white = 0, 255
+    gray = Image.fromarray(_to_uint8(page.levels, black, white))
+    if invert:
+        gray = ImageOps.invert(gray)
+    return ImageChops.multiply(gray, page.alpha) if page.alpha else gray
 
 
-def _tags(image):
-    """What Pillow does not go by in a TIFF of more than 8 bits: {name: value}."""
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(258, (8,))
-    return {
-        "bits": bits[0] if isinstance(bits, tuple) else bits,
-        "white is zero": tags.get(262) == 0,
-        "unsigned": tags.get(339, (0,)) in (1, (1,)),
-    }
+def _extremes(values):
+    """The lowest and the highest of an array of levels, a few of them aside: no single pixel decides."""
+    values = np.sort(np.nan_to_num(values), axis=None)
+    spared = min(1 + values.size // 2000, values.size // 4)
+    return values[spared], values[len(values) - 1 - spared]
 
 
-def _levels(image, tags):
+def _find_range(lows, highs):
+    """The levels that stand for black and for white, from the extremes of many images: ``(black, white)``.
+
+    One image in twenty may go beyond it. What uses less than half of a range has one of its own.
+    """
+    spared = len(lows) // 20
+    low, high = np.sort(lows)[spared], np.sort(highs)[len(highs) - 1 - spared]
+    if low < -0.02 * max(1, high):  # -1 to 1, or standardised
+        return (-1, 1) if -1.1 < low < -0.9 and high < 1.1 else (float(low), float(max(high, low + 1e-6)))
+    beyond = OVERSHOOT if np.issubdtype(np.asarray(highs).dtype, np.floating) else 1
+    white = next((white for white in WHITES if high <= white * beyond), high)
+    own = 0 < high <= white / 2 and (white not in (1, 255) or len(highs) >= FEW)
+    return 0, float(high) if own else white
+
+
+def _to_uint8(values, black, white):
+    """An array of levels, of any shape and type -> uint8, 0 where it is black and 255 where it is white."""
+    if values.dtype == np.uint8 and (black, white) == (0, 255):
+        return values
+    scaled = (np.nan_to_num(values.astype(np.float64)) - black) * (255 / (white - black))
+    return scaled.clip(0, 255).round().astype(np.uint8)
+
+
+# Files
+
+
+class Page(NamedTuple):
+    """A picture, or one of several in a file, as it stands there."""
+
+    levels: np.ndarray  # (H, W), in units of their own
+    alpha: Image.Image | None  # mode "L": what is there, 255, or transparent, 0; None where all is there
+    kind: str  # by which levels are judged: "8-bit", "integer" or "float"; of an array, its type
+    size: tuple  # width and height in the file
+    is_first: bool = False  # of several frames of an animation
+
+
+def read_pages(picture, enough=None):
+    """Each Page of a TIFF, but for smaller copies of them; the first frame of other files.
+
+    Of a JPEG no more pixels are decoded than ``enough``.
+    """
+    if isinstance(picture, np.ndarray):
+        levels = picture @ GRAY if picture.ndim == 3 else picture
+        yield Page(levels, None, picture.dtype.name, picture.shape[1::-1])
+        return
+    with _open(picture) as image:
+        size = image.size
+        image.draft("L", enough and (enough, enough))  # in gray, and no larger than need be
+        for number in range(image.n_frames if image.format == "TIFF" else 1):
+            image.seek(number)
+            if number == 0 or not image.tag_v2.get(254, 0) & 1:
+                ImageOps.exif_transpose(image, in_place=True)
+                yield to_page(image)._replace(size=size)
+
+
+@contextlib.contextmanager
+def _open(path):
+    """The PIL image in a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd but harmless metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+
+
+def to_page(image):
+    """A PIL image of any mode as a Page."""
+    kind = "float" if image.mode == "F" else "integer" if image.mode.startswith("I") else "8-bit"
+    # a phone's MPO has a preview or a map of the light beside its picture
+    is_first = image.format not in ("TIFF", "MPO") and getattr(image, "n_frames", 1) > 1
+    return Page(_levels(image, kind), _alpha(image, kind), kind, image.size, is_first)
+
+
+def _levels(image, kind):
     """The levels of a PIL image, (H, W), in their own units."""
-    if _kind(image) == "8-bit":
+    if kind == "8-bit":
         return np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
     values = np.asarray(image)
-    if _kind(image) == "float":
+    if kind == "float":
         if np.isinf(values).any():
             raise ValueError("infinity among its levels")
         return values
-    values = values.astype(np.int64)
-    if tags.get("bits") == 32 and tags["unsigned"]:  # which Pillow takes for signed
+    values, tags = values.astype(np.int64), getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(258, (8,))[0]
+    if bits == 32 and tags.get(339) == (1,):  # unsigned, which Pillow takes for signed
         values %= 2**32
-    if tags.get("white is zero"):  # which Pillow sees to up to 8 bits
-        values = 2 ** tags["bits"] - 1 - values
+    if tags.get(262) == 0:  # 0 is white, which Pillow sees to up to 8 bits
+        values = 2**bits - 1 - values
     return values
 
 
-def _alpha(image):
-    """What of a PIL image is there, 255, or transparent, 0: of mode "L", or None where all is there."""
+def _alpha(image, kind):
+    """What of a PIL image is transparent, as a Page has it."""
     level = image.info.get("transparency")
-    if _kind(image) != "8-bit":  # one level stands for nothing
+    if kind != "8-bit":  # one level stands for nothing
         return None if level is None else Image.fromarray(np.uint8(255) * (np.asarray(image) != level))
     if level is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         alpha = image.convert("RGBA").getchannel("A")
         return alpha if alpha.getextrema()[0] < 255 else None
     return None
-
-
-def _to_gray(image, invert, ranges, tags):
-    """A PIL image of mode "L". What is transparent becomes paper."""
-    levels, alpha = _levels(image, tags), _alpha(image)
-    black, white = ranges.get(_kind(image)) or find_range(*zip(extremes(levels), strict=True))
-    if alpha is not None and _kind(image) == "8-bit":
-        black, white = 0, 255
-    gray = Image.fromarray(
-        levels if (black, white) == (0, 255) and levels.dtype == np.uint8 else to_uint8(levels, black, white)
-    )
-    if invert:
-        gray = ImageOps.invert(gray)
-    return gray if alpha is None else ImageChops.multiply(gray, alpha)
-
-
-# Files and sizes
-
-
-@contextlib.contextmanager
-def _open(path, enough, mode="L"):
-    """The PIL image in a file and its size. Of a JPEG no more pixels are decoded than ``enough``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd but harmless metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as image:
-            size = image.size
-            image.draft(mode, (enough, enough))  # in this mode, and no larger than need be: JPEG alone
-            yield image, size
-
-
-def _pages(image):
-    """Stand at each page of a TIFF in turn, but for smaller copies of them; at the first frame of others."""
-    for number in range(image.n_frames if image.format == "TIFF" else 1):
-        image.seek(number)
-        if number == 0 or not image.tag_v2.get(254, 0) & 1:
-            yield number
-
-
-def _shrink(gray, side):
-    """The PIL image resized so that the longer of its sides has ``side`` pixels, none less than one."""
-    scale = side / max(gray.size)
-    width, height = (max(1, round(length * scale)) for length in gray.size)
-    return gray.resize((width, height), Image.Resampling.LANCZOS)

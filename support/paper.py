@@ -4,6 +4,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from support.images import PHOTO, shrink
+
 WIDE = 0.4  # of the picture's longer side: what is wider is no stroke but a shadow or a desk
 DIM = 64  # levels: no paper gives less light
 HARDLY = 0.12  # of the paper's light: ink takes more of it away,
@@ -15,6 +17,21 @@ GAP = 0.25  # of that piece's height or breadth: and are no farther off, as the 
 ANOTHER = 2  # times as large or small: farther off that is another digit, beyond that a frame or specks
 BROAD = 1.5  # times as broad as high: no digit is
 SMALL = 1 / 20  # of the picture's longer side: digits are larger
+
+
+def center(gray, size):
+    """The ink of a digit, placed as MNIST's are: scaled to a box of 20 x 20 pixels in 28 x 28, or to as much
+    of ``size``, with its centre of mass in the middle.
+
+    Returns a PIL image of the ink, the corner where it belongs, and what is doubtful, in words.
+    """
+    gray.thumbnail((PHOTO * size, PHOTO * size), Image.Resampling.BOX)  # means of many pixels each
+    ink, doubts = ink_alone(gray)
+    small = shrink(ink.crop(ink.getbbox()), round(size * 20 / 28))
+    mass = np.asarray(small, float)
+    total = max(mass.sum(), 1)  # a blank page has none
+    x, y = (mass.sum(0) @ np.arange(small.width)) / total, (mass.sum(1) @ np.arange(small.height)) / total
+    return small, (round(size / 2 - x), round(size / 2 - y)), doubts  # at pixel 14 of 0 to 27, as in MNIST
 
 
 def ink_alone(gray):

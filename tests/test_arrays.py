@@ -11,15 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
+from data import load_split
 from settings import Settings
-from support.arrays import is_array, load_array, read_array
+from support.arrays import find_arrays, is_array
+from support.checkpoint import Run
 from support.errors import DataError
+from support.images import read_images
 
 SPLITS = ("train", "test", "validation")
 
 
 def load(path, split="train", **settings):
-    images, labels, classes, source, files, notes = load_array(Settings(dataset=str(path), **settings), split)
+    images, labels, classes, source, files, notes = load_split(
+        Run(Settings(dataset=str(path), **settings)), "data", split
+    )
     assert images.dtype == torch.uint8 and images.shape[1:] == (1, 28, 28) and len(images) == len(labels)
     assert labels.dtype == torch.int64 and source == "file" and files is None
     assert all(type(note) is str for note in notes)
@@ -28,10 +33,13 @@ def load(path, split="train", **settings):
 
 def read(path, size=28, invert=False):
     """The images (N, size, size), the labels and the notes, in one string."""
-    images, labels, notes = read_array(path, size, invert)
+    halves, _, notes = find_arrays(path)
+    samples = [sample for own in halves.values() for sample in own]
+    images, _, more = read_images([sample.picture for sample in samples], size, invert)
+    labels = [sample.name for sample in samples if sample.name]
     assert images.shape[1:] == (1, size, size) and images.dtype == torch.uint8
     assert len(labels) in (0, len(images))
-    return images[:, 0].numpy(), labels or None, "; ".join(notes)
+    return images[:, 0].numpy(), labels or None, "; ".join(notes + more)
 
 
 def refused(path, read=read):
@@ -97,7 +105,10 @@ def test_npz_of_two_halves(names, digits, tmp_path):
         images, labels = getattr(digits, split)
         assert np.array_equal(found, images) and own == names_of(labels) and classes == list("0123456789")
     assert notes[0].startswith("10 classes: 0 10, 1 10") and f"{names[2]}: 100 of 28 x 28, uint8" in notes
-    assert "read as 28 x 28" in notes and "ground 0 of 255, darkest level 0, brightest 255" in notes
+    assert (
+        "pictures of 28 x 28 pixels, read as 28 x 28" in notes
+        and "ground 0 of 255, darkest level 0, brightest 255" in notes
+    )
     everything, own, _ = read(path)
     assert np.array_equal(everything, np.concatenate([digits.train[0], digits.test[0]])) and len(own) == 400
 
@@ -211,8 +222,8 @@ def test_other_sizes(images, tmp_path):
     ]
     assert not found[:, :, :4].any() and not found[:, :, 12:].any()
     assert abs(found[:, :, 4:12].astype(int) - np.stack(small)).max() <= 1
-    settings = Settings(dataset=str(tmp_path / "d.npy"), image_size=32)
-    assert load_array(settings, "train")[0].shape[1:] == (1, 32, 32)
+    run = Run(Settings(dataset=str(tmp_path / "d.npy"), image_size=32))
+    assert load_split(run, "data", "train").images.shape[1:] == (1, 32, 32)
 
 
 def test_blank_images_are_told(images, tmp_path, capsys):
@@ -297,7 +308,7 @@ def test_class_in_one_half_alone(digits, tmp_path, capsys):
     assert "has 7 to test on alone" in refused(path, load)
     save(path, x_train=images, y_train=labels, x_test=test[:50], y_test=test_labels[:50])
     assert load(path, "test")[2] == list("0123456789")
-    assert "no image of 5, 6, 7, 8, 9 to test on" in capsys.readouterr().err
+    assert "no images of 5, 6, 7, 8, 9 to test on" in capsys.readouterr().err
     for number in range(10):  # one that would be held out stays, too
         save(path, images=images, labels=np.where(np.arange(300) == number, 11, labels))
         assert "11" in load(path)[1] and "11" not in load(path, "test")[1]
@@ -586,7 +597,7 @@ def test_files_that_are_damaged_or_something_else(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["support.tables.np.loadtxt", "support.tables.Image.open", "support.arrays.np.load"]
+    "place", ["support.arrays.np.loadtxt", "support.images.Image.open", "support.arrays.np.load"]
 )
 def test_memory_that_ends_is_no_broken_file(place, images, tmp_path, monkeypatch):
     def fail(*args, **options):

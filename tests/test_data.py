@@ -308,13 +308,6 @@ def test_file_for_a_data_dir_is_no_case_for_the_sample(tmp_path):
         load_dataset("mnist", tmp_path / "notes", "test")
 
 
-def test_failed_download_leaves_no_folders(tmp_path):
-    (tmp_path / "here").mkdir()
-    for data_dir in ("new/data", "here"):
-        load_dataset("mnist", tmp_path / data_dir, "test")
-    assert list(tmp_path.rglob("*")) == [tmp_path / "here"]
-
-
 def test_checksum_tells_images_labels_and_their_order(data_dir):
     images, labels, *_ = load_dataset("mnist", data_dir, "test")
     backwards = torch.arange(99, -1, -1)
