@@ -5,7 +5,6 @@ tensor on the training device, and a batch is a single indexing operation. There
 no DataLoader, no worker process and no per-image transform to wait for.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from support.errors import DataError
 from support.folders import find_files
 from support.idx import load_idx
 from support.runs import tell_other_images
-from support.splits import read_split
+from support.splits import make_split
 from support.terminal import listed
 
 EVAL_BATCH = 1000  # how many images at a time, where there are no gradients to keep
@@ -42,12 +41,7 @@ def load_split(run, data_dir, split):
     or damaged, or of other classes than the run began with.
     """
     settings = run.settings
-    if settings.of_folder:
-        path = settings.dataset
-        found = find_arrays(path) if is_array(path) else find_files(path)
-        found = Split(*read_split(settings, split, *found))
-    else:
-        found = Split(*load_idx(settings, data_dir, split))
+    found = _read(settings, data_dir, split)
     if run.source and found.classes != run.classes:  # a run that has not begun has no source
         here, there = (
             f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
@@ -56,10 +50,18 @@ def load_split(run, data_dir, split):
             f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
         )
     if run.mixture is not None and settings.of_folder:  # a finished run: compare its images
-        again = replace(run, mixture=None)  # else the next line would come here for ever
-        train = found if split == "train" else load_split(again, data_dir, "train")
+        train = found if split == "train" else _read(settings, data_dir, "train")
         tell_other_images(run, train)
     return found
+
+
+def _read(settings, data_dir, split):
+    """A Split as it is, whatever a run began with."""
+    if settings.of_folder:
+        path = settings.dataset
+        found = find_arrays(path) if is_array(path) else find_files(path)
+        return Split(*make_split(settings, split, *found))
+    return Split(*load_idx(settings, data_dir, split))
 
 
 def to_float(images):

@@ -108,7 +108,7 @@ def _find_halves(path, arrays, notes):
         raise DataError(f"{path} has no array of images, but {there}: call it images, or x_train and x_test")
     notes += [f"left out {there}"] if others else []
     if "train" not in halves:
-        halves["train"] = halves.pop(next(iter(halves)))
+        halves = {"train": halves.pop(next(iter(halves))), **halves}
     return halves
 
 

@@ -46,8 +46,8 @@ def find_files(path):
     seen = {os.path.realpath(place) for place in (root, *places.values())}
     halves = {half: _find_samples(places[half], seen) for half in HALVES if half in places}
     classes = list(dict.fromkeys(sample.name for sample in halves["train"] if sample.name))
-    train, *test = (places[half].relative_to(folder.parent) for half in ("train", "test") if half in places)
-    where = f"to train on: {train}; to test on: {test[0] if test else 'a sixth of it, held out'}"
+    ways = {half: place.relative_to(folder.parent) for half, place in places.items()}
+    where = f"to train on: {ways['train']}; to test on: {ways.get('test', 'a sixth of it, held out')}"
     return halves, classes, [where]
 
 

