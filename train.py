@@ -14,9 +14,7 @@ the same fixed z, a grid of reconstructions, metrics.csv and the loss curves.
 import functools
 import itertools
 import math
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from augmentation import MoveConditioned, augment
@@ -25,12 +23,12 @@ from importance import ImportanceWeighted, iw_loss
 from mixture import fit_mixture
 from model import ConvVAE, vae_loss
 from optimizer import make_optimizer
-from support import distributed, flags, pictures
+from support import distributed, flags
 from support.checkpoint import in_half, load_checkpoint, optimizer_state, restore_training, save_checkpoint
-from support.device import graphed, pick_device, timed
+from support.device import graphed, mix_seed, pick_device, timed
 from support.errors import UserError, user_errors
 from support.measures import Means
-from support.reports import check_finite, describe, metrics, report, save_reports
+from support.reports import check_finite, describe, metrics, report, save_film, save_reports
 from support.runs import check_images, claim_folder, lock_checkpoint, new_run, resume_run
 from support.terminal import CHECKPOINT, next_step, progress
 
@@ -196,11 +194,6 @@ def learning_rate(step, total_steps, peak):
     return peak * (FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def mix_seed(*numbers):
-    """One seed from several numbers: 32 bits, since PyTorch's CPU generator ignores any above them."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 # What a run leaves
 
 
@@ -217,12 +210,10 @@ def save(path, model, optimizer, run, test):
 def finish(path, model, run, train, data_dir):
     """Write the film and the finished checkpoint: weights in half precision, the mixture, no optimiser."""
     mixture = latent_mixture(model, train, run.settings)
-    out = Path(run.out)
-    grids = [out / f"img_from_epoch{epoch}.png" for epoch in range(run.settings.epochs + 1)]
-    pictures.save_film(out / "film.gif", [grid for grid in grids if grid.exists()])
+    save_film(run)
     # Last of all: a run killed before this has not finished, and --resume does the above again.
     save_checkpoint(path, in_half(model), run.finished(mixture))
-    print(f"wrote {path}\nwrote {out}/: grids of every epoch, film.gif, metrics.csv, loss_curves.png")
+    print(f"wrote {path}\nwrote {run.out}/: grids of every epoch, film.gif, metrics.csv, loss_curves.png")
     print(next_step(path, data_dir, "generate", "evaluate"))
 
 

@@ -5,6 +5,7 @@ import os
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -56,6 +57,11 @@ def generators(seed, device):
     """Two generators: one on the CPU, for what is to be the same on every device, and one on the device."""
     on_cpu = torch.Generator().manual_seed(seed)
     return on_cpu, on_cpu if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
+
+
+def mix_seed(*numbers):
+    """One seed from several numbers: 32 bits, since PyTorch's CPU generator ignores any above them."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextlib.contextmanager

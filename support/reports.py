@@ -75,3 +75,10 @@ def save_reports(model, run, x):
         pictures.save_figure(
             out / "loss_curves.png", pictures.loss_curves(run.history, run.settings.test_split), dpi=150
         )
+
+
+def save_film(run):
+    """Its grids of samples, epoch after epoch, as a GIF; those that are not there any more are left out."""
+    out = Path(run.out)
+    grids = [out / f"img_from_epoch{epoch}.png" for epoch in range(run.settings.epochs + 1)]
+    pictures.save_film(out / "film.gif", [grid for grid in grids if grid.exists()])

@@ -12,8 +12,9 @@ from data import Split
 from model import ConvVAE
 from optimizer import MuonAdamW, make_optimizer
 from settings import Settings
+from support.device import mix_seed
 from support.usual import usual_layers, usual_way
-from train import mix_seed, train_epoch, train_step
+from train import train_epoch, train_step
 
 
 def test_ratios(call, data_dir, own_folder):

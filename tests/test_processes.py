@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from conftest import ROOT
 
-import train
 from model import ConvVAE
 from settings import Settings
 from support import distributed
 from support.checkpoint import Run, load_checkpoint, save_checkpoint
+from support.device import mix_seed
 from support.measures import Means
 
 
@@ -120,7 +120,7 @@ def test_losses_add_up_in_a_type_that_the_device_has(monkeypatch, device, expect
 
 def test_every_epoch_and_rank_has_its_own_randomness():
     seeds = [
-        train.mix_seed(*numbers)
+        mix_seed(*numbers)
         for numbers in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (0, 2, 1), (0, 1, 2), (2**32 - 1, 1, 0)]
     ]
     draws = [tuple(torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()) for seed in seeds]
