@@ -179,7 +179,7 @@ def time_to(args, train, test_images, precision):
             where = next(networks[name].parameters()).device  # JAX's network is measured on the CPU
             generator = torch.Generator(where).manual_seed(args.seed)
             parts = batches(test_images.to(where))
-            bce, kld = elbo_terms(networks[name].eval(), parts, generator=generator)
+            bce, kld, *_ = elbo_terms(networks[name].eval(), parts, generator=generator)
             loss = (bce + kld).mean().item()
             if loss < args.time_to or turn + 1 == turns[name]:
                 reached = spent[name] if loss < args.time_to else None

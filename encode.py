@@ -22,7 +22,7 @@ from data import EVAL_BATCH, draw_pixels, load_split, to_float
 from model import RECON
 from support import flags, pictures
 from support.arrays import find_arrays, is_array
-from support.device import generators, pick_device
+from support.device import generators, pick_device, pick_precision
 from support.errors import UserError, user_errors
 from support.files import check_outputs, from_here, write_file, write_table
 from support.folders import image_files
@@ -83,8 +83,8 @@ def main():
     x = draw_pixels(to_float(chosen.images), run.settings.binarize, on_cpu).to(device)  # (N, 1, 28, 28)
 
     parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
-    bce, kld = (terms.cpu() for terms in elbo_terms(model, parts, args.draws, generator))
-    mu, logvar = model.encode_all(x.split(EVAL_BATCH))
+    terms = elbo_terms(model, parts, args.draws, generator, pick_precision("auto", device))
+    bce, kld, mu, logvar = (values.cpu() for values in terms)
     numbers = {"mu": mu, "std": (0.5 * logvar).exp(), "bce": bce, "kld": kld, "negative_elbo": bce + kld}
     predicted = [""] * len(x)
     if run.mixture and run.classes:

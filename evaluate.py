@@ -19,20 +19,10 @@ import torch
 from data import EVAL_BATCH, batches, draw_pixels, load_split, to_float
 from mixture import TEMPERATURE, sample_labels, sample_mixture
 from model import RECON
-from support import flags
+from support import flags, judge, measures
 from support.device import generators, pick_device, pick_precision
 from support.errors import UserError, user_errors
-from support.files import check_outputs, write_file
-from support.judge import load_judge, sample_numbers, sample_table
-from support.measures import (
-    elbo_terms,
-    entropy,
-    iw_log_likelihood,
-    neighbor_accuracy,
-    part_size,
-    recon_of_all,
-    standard_error,
-)
+from support.files import check_outputs, from_here, write_file
 from support.runs import mixture_of, open_model
 from support.terminal import progress, warn
 
@@ -43,12 +33,13 @@ ACTIVE = 0.01  # a latent unit is active if the variance of its mu over images e
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    count, spread = flags.number(int, at_least=1), flags.number(float, at_least=1)
     flags.add_checkpoint(parser)
-    add("--draws", type=count, default=10, help="how often z is sampled for each image")
-    add("--iw-samples", type=count, metavar="K", help="also estimate -log p(x) from K samples of z")
+    add("--draws", type=flags.count, default=10, help="how often z is sampled for each image")
+    add("--iw-samples", type=flags.count, metavar="K", help="also estimate -log p(x) from K samples of z")
+    spread = flags.number(float, at_least=1)
     add("--iw-spread", type=spread, default=1.0, help="widen q(z|x) by this factor, no std beyond 1")
-    add("--iw-precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the decoder for these z")
+    choices, text = ["auto", "fp32", "bf16"], "of the decoder for z that are sampled"
+    add("--precision", "--iw-precision", choices=choices, default="auto", help=text)
     add("--samples", action="store_true", help="also judge samples, by a classifier trained in a minute")
     add("--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file")
     flags.add_data(parser)
@@ -61,6 +52,7 @@ def parse_args():
 def main():
     args = parse_args()
     device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
     model, run, path = open_model(args.checkpoint, device, args.images)
     model.to(memory_format=torch.channels_last)  # faster on a CPU
     check_outputs(args.json, spare=[path])
@@ -76,7 +68,7 @@ def main():
     x = draw_pixels(gray, settings.binarize, on_cpu).to(device)
 
     numbers = {
-        "checkpoint": str(path),
+        "checkpoint": from_here(path),
         "dataset": settings.dataset_name,
         "source": test.source,
         "split": settings.test_split,
@@ -85,25 +77,25 @@ def main():
         "draws": args.draws,
         "seed": args.seed,
         "device": device.type,
+        "precision": precision,
         "torch": torch.__version__,
     }
-    mu, _ = model.encode_all(x.split(part_size(x)))
-    numbers |= elbo_numbers(model, x, mu, args.draws, generator)
+    elbo, mu, logvar = elbo_numbers(model, x, args.draws, generator, precision)
+    numbers |= elbo
     if run.classes:
-        parts = batches(train_images, EVAL_BATCH, settings.binarize, generator)
-        train_mu, _ = model.encode_all(part for batch in parts for part in batch.split(part_size(x)))
-        numbers["knn_accuracy"] = neighbor_accuracy(train_mu, train.labels, mu, test.labels)
+        train_mu, _ = model.encode_all(batches(train_images, EVAL_BATCH, settings.binarize, generator))
+        numbers["knn_accuracy"] = measures.neighbor_accuracy(train_mu, train.labels, mu.cpu(), test.labels)
     print(table(numbers))
     if args.iw_samples:
-        precision = pick_precision(args.iw_precision, device)
         numbers |= iw_numbers(model, x, args.iw_samples, generator, precision, args.iw_spread)
         print(iw_line(numbers))
     if args.samples:
-        judge = load_judge("outputs", train_images, train.labels)
-        kinds = draw_images(model, mixture, train_images, x, args.seed, generator)
-        samples = sample_numbers(judge, kinds, gray.to(device), test.labels)
+        classifier = judge.load_judge("outputs", train_images, train.labels)
+        recon = model.decode_all(model.reparameterize(mu, logvar, generator))
+        kinds = draw_images(model, mixture, train_images, recon, args.seed)
+        samples = judge.sample_numbers(classifier, kinds, gray.to(device), test.labels)
         numbers["samples"] = {"n": len(x), "seed": args.seed, "temperature": TEMPERATURE} | samples
-        print(sample_table(numbers["samples"], run.classes, settings.test_split))
+        print(judge.sample_table(numbers["samples"], run.classes, settings.test_split))
     if args.json:
         write_file(args.json, (json.dumps(numbers, indent=2) + "\n").encode())
         print(f"wrote {args.json}")
@@ -119,57 +111,56 @@ def check_data(path, run, test):
         warn(f"the packaged digits are among the training images of {path}: no test results")
 
 
-def elbo_numbers(model, x, mu, draws, generator):
-    """The negative ELBO of images x (N, 1, 28, 28) with latents mu (N, latent_dim), z sampled or at mu."""
+def elbo_numbers(model, x, draws, generator, precision):
+    """Figures of the negative ELBO of images x (N, 1, 28, 28); their mu and logvar, (N, latent_dim) each."""
     parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
-    bce, kld = elbo_terms(model, parts, draws, generator)
-    bce_at_mu = recon_of_all(model, mu.to(x.device), x)
-    return {
+    bce, kld, mu, logvar = measures.elbo_terms(model, parts, draws, generator, precision)
+    numbers = {
         "negative_elbo": (bce + kld).mean().item(),
-        "negative_elbo_se": standard_error(bce + kld),
+        "negative_elbo_se": measures.standard_error(bce + kld),
         "bce": bce.mean().item(),
         "kld": kld.mean().item(),
-        "bce_floor": entropy(x).item(),
-        "bce_at_mu": bce_at_mu.mean().item(),
+        "bce_floor": measures.entropy(x).item(),
+        "bce_at_mu": measures.recon_of_all(model, mu, x).mean().item(),
         "active_units": int((mu.var(0) > ACTIVE).sum()),
         "latent_dim": mu.shape[1],
     }
+    return numbers, mu, logvar
 
 
 def iw_numbers(model, x, k, generator, precision, spread):
     """-log p(x) estimated from k importance samples for each image, and its standard error."""
     start = time.perf_counter()
     parts = progress(x.split(IW_IMAGES), desc=f"-log p(x), K = {k:,}", unit="batch")
-    log_p = torch.cat([iw_log_likelihood(model, part, k, generator, precision, spread) for part in parts])
+    log_p = [measures.iw_log_likelihood(model, part, k, generator, precision, spread) for part in parts]
+    log_p = torch.cat(log_p)
     return {
         "iw_samples": k,
-        "iw_precision": precision,
         "iw_spread": spread,
         "nll": -log_p.mean().item(),
-        "nll_se": standard_error(log_p),
+        "nll_se": measures.standard_error(log_p),
         "iw_seconds": time.perf_counter() - start,
     }
 
 
-def draw_images(model, mixture, train_images, x, seed, generator):
-    """As many images of each kind as there are in x (N, 1, 28, 28), for the judge: {kind: images}.
+def draw_images(model, mixture, train_images, recon, seed):
+    """As many images of each kind as there are reconstructions (N, 1, 28, 28), for the judge: {kind: images}.
 
     Gray even for a model of black and white pixels, whose decoder answers with their means.
     """
-    n, classes, cpu = len(x), len(mixture["share"]), torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(train_images), generator=cpu).to(train_images.device)
-    recon_z = [model.reparameterize(*model.encode(part), generator) for part in x.split(EVAL_BATCH)]
+    n, classes, generator = len(recon), len(mixture["share"]), torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(train_images), generator=generator).to(train_images.device)
     asked = torch.arange(classes).repeat_interleave(max(1, n // classes))  # in equal numbers, in order
 
     def draw(labels):
-        return model.decode_all(sample_mixture(mixture, labels, generator=cpu))
+        return model.decode_all(sample_mixture(mixture, labels, generator=generator))
 
     return {
         "train": to_float(train_images[order[:n]]),
         "halves": [to_float(train_images[half]) for half in order[: 2 * n].chunk(2)],  # for the floor
-        "recon": model.decode_all(torch.cat(recon_z)),
-        "prior": model.sample(n, generator=cpu),
-        "mixture": draw(sample_labels(mixture, n, cpu)),
+        "recon": recon,
+        "prior": model.sample(n, generator=generator),
+        "mixture": draw(sample_labels(mixture, n, generator)),
         "asked": draw(asked),
     }
 
@@ -201,7 +192,7 @@ def iw_line(n):
     bound = "-log p(x)" if n["pixels"] == "binarized" else "IW bound"  # gray pixels have no likelihood
     label = f"{bound}, K = {n['iw_samples']:,}"
     wider = "" if n["iw_spread"] == 1 else f"z {n['iw_spread']:g} times as wide; "
-    how = f"{wider}{n['iw_precision']}, {n['iw_seconds']:,.0f} s"
+    how = f"{wider}{n['precision']}, {n['iw_seconds']:,.0f} s"
     return f"  {label:24} {n['nll']:8.2f}  standard error {n['nll_se']:.2f}; {how}"
 
 

@@ -24,9 +24,8 @@ class Parser(argparse.ArgumentParser):
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action):
         # "(default: None)" says nothing: where there is more to say, the help itself does
-        return (
-            action.help if action.default in (None, argparse.SUPPRESS) else super()._get_help_string(action)
-        )
+        plain = action.default in (None, argparse.SUPPRESS)
+        return action.help if plain else super()._get_help_string(action)
 
 
 # The types of values
@@ -45,6 +44,9 @@ def number(kind, **bounds):
 
     parse.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
     return parse
+
+
+count, positive = number(int, at_least=1), number(float, above=0)
 
 
 def user_path(text):
@@ -152,15 +154,15 @@ def class_number(text, classes, flag):
     """The number of the class that ``text``, the value of ``flag``, names or numbers. Raises UserError."""
     if not classes:
         raise UserError(f"{flag} names classes, and this model's images have none: leave {flag} out")
-    numbers = [str(number) for number in range(len(classes))]
     text = unicodedata.normalize("NFC", text)  # as the names are
-    if text in classes:
-        return classes.index(text)
+    numbers = [str(number) for number in range(len(classes))]
+    by_number = not set(classes) & set(numbers)  # else a number is a name, or none
+    for known in (classes, numbers if by_number else []):
+        if text in known:
+            return known.index(text)
     in_any_case = [number for number, name in enumerate(classes) if name.lower() == text.lower()]
     if len(in_any_case) == 1:
         return in_any_case[0]
-    if text in numbers and not set(classes) & set(numbers):  # else a number is a name, or none
-        return numbers.index(text)
-    choices = [f"0 to {numbers[-1]}"] if classes == numbers or not set(classes) & set(numbers) else []
+    choices = [f"0 to {numbers[-1]}"] if by_number or classes == numbers else []
     choices += [listed(classes)] if classes != numbers else []
     raise UserError(f"{flag} {text} is not one of {' or of '.join(choices)}")

@@ -34,25 +34,31 @@ class Means:
 
 
 @torch.no_grad()
-def elbo_terms(model, batches, draws=1, generator=None):
-    """The terms of the negative ELBO of every image: bce (N,) and kld (N,), float32 nats.
+def elbo_terms(model, batches, draws=1, generator=None, precision="fp32"):
+    """The terms of the negative ELBO of every image, and the latents that they come from.
 
-    ``batches`` yields images (B, 1, 28, 28) in [0, 1]. z is sampled ``draws`` times, and bce
-    averaged over them; kld is in closed form and does not depend on the draw.
+    ``batches`` yields images (B, 1, 28, 28) in [0, 1]. Returns bce (N,), averaged over ``draws``
+    samples of z, and kld (N,), in closed form, in float32 nats; mu and logvar, (N, latent_dim) each.
     """
-    bce, kld = [], []
+    columns = []
     for x in batches:
         mu, logvar = model.encode(x)
         samples = [model.reparameterize(mu, logvar, generator) for _ in range(draws)]
-        bce.append(torch.stack([recon_of_all(model, z, x) for z in samples]).mean(0))
-        kld.append(kl_divergence(mu, logvar).sum(1))
-    return torch.cat(bce), torch.cat(kld)
+        bce = torch.stack([recon_of_all(model, z, x, precision) for z in samples]).mean(0)
+        columns.append((bce, kl_divergence(mu, logvar).sum(1), mu, logvar))
+    return [torch.cat(column) for column in zip(*columns, strict=True)]
 
 
-def recon_of_all(model, z, x):
+def recon_of_all(model, z, x, precision="fp32"):
     """-log p(x|z) of any number of images x (N, 1, 28, 28) with latents z (N, latent_dim): (N,) nats."""
     parts = zip(*(values.split(part_size(x)) for values in (z, x)), strict=True)
-    return torch.cat([recon_loss(model.decode_logits(own), images) for own, images in parts])
+    return torch.cat([recon_loss(decode_in(precision, model, own), images) for own, images in parts])
+
+
+def decode_in(precision, model, z):
+    """The logits of z with the decoder's layers in "bf16" or "fp32"; what is made of them is float32."""
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return model.decode_logits(z)
 
 
 def part_size(x):
@@ -67,7 +73,7 @@ def iw_log_likelihood(model, x, k, generator, precision="fp32", spread=1.0):
     A lower bound on log p(x) on average, whatever r is, and tighter for larger k: Burda et al.,
     "Importance Weighted Autoencoders", 2016 (arXiv:1509.00519). r is q(z|x) with its standard
     deviations times ``spread``, but none raised above the prior's 1, which latents out of use have
-    already. ``precision`` "bf16" concerns the decoder's layers alone: densities and sums are float32.
+    already.
     """
     mu, logvar = model.encode(x)  # once, whatever k
     logvar = torch.maximum(logvar, (logvar + 2 * math.log(spread)).clamp(max=0))
@@ -77,8 +83,7 @@ def iw_log_likelihood(model, x, k, generator, precision="fp32", spread=1.0):
         n = min(at_once, k - start)
         eps = torch.randn(n, *mu.shape, generator=generator, device=x.device)  # (n, B, latent_dim)
         z = mu + (0.5 * logvar).exp() * eps
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model.decode_logits(z.flatten(0, 1))  # (n * B, 1, 28, 28)
+        logits = decode_in(precision, model, z.flatten(0, 1))  # (n * B, 1, 28, 28)
         bce = recon_loss(logits.unflatten(0, (n, len(x))), x)  # (n, B)
         total = torch.logaddexp(total, log_weights(bce, mu, logvar, z).logsumexp(0))
     return total - math.log(k)

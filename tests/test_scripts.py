@@ -712,7 +712,7 @@ def test_wider_importance_samples_are_named(trained, call, data_dir, own_folder)
     options = ("--iw-samples", 30, "--iw-spread", 1.35, "--json", "iw.json", "--data-dir", data_dir)
     result = call("evaluate", "--checkpoint", trained.checkpoint, *options)
     numbers = json.loads((own_folder / "iw.json").read_text())
-    assert result.code == 0 and f"z 1.35 times as wide; {numbers['iw_precision']}" in result.out
+    assert result.code == 0 and f"z 1.35 times as wide; {numbers['precision']}" in result.out
     assert numbers["iw_spread"] == 1.35 and numbers["nll"] < numbers["negative_elbo"]
 
 
