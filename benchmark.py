@@ -51,7 +51,7 @@ PARTS = 6  # of an epoch, each followed by a look at the test set
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    count, positive = flags.number(int, at_least=1), flags.number(float, above=0)
+    count, positive = flags.count, flags.positive
     add("--rounds", type=count, default=5, help="how often to compare")
     add("--steps", type=count, default=60, help="steps each way in a round")
     add("--batch-size", type=count, default=Settings.batch_size, help="images per step")
@@ -60,9 +60,7 @@ def parse_args():
     add("--flax", action="store_true", help="also time flax's example VAE: pip install jax flax optax")
     add("--json", type=flags.user_path, metavar="FILE", help="also write the ratios to this file")
     add("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of this repository's steps")
-    flags.add_data_dir(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--data-dir", "--seed", "--device")
     args = parser.parse_args()
     if args.flax and not (importlib.util.find_spec("flax") and importlib.util.find_spec("optax")):
         parser.error("--flax needs JAX, which is not here: pip install jax flax optax")
@@ -83,10 +81,10 @@ def main():
     steps = (args.rounds + 1) * math.ceil(count / args.batch_size)
     ours = our_way(copy.deepcopy(model), some.images.to(device), args.batch_size, steps, precision)
     usual = usual_way(usual_layers(model), some, args.batch_size, Settings.lr)
-    rounds = []
-    for _ in progress(range(args.rounds + 1), desc="rounds", unit="round"):
-        rounds.append({"ours": seconds(ours), "usual": seconds(usual)})
-    speedups = [r["usual"] / r["ours"] for r in rounds[1:]]  # the first was to warm up
+    rounds = progress(range(args.rounds + 1), desc="rounds", unit="round")
+    times = [(seconds(ours), seconds(usual)) for _ in rounds][1:]  # the first was to warm up
+    speedups = [usual_time / our_time for our_time, usual_time in times]
+    our_median, usual_median = (statistics.median(column) for column in zip(*times, strict=True))
     numbers = {
         "device": device.type,
         "precision": precision,
@@ -98,8 +96,8 @@ def main():
         "rounds": args.rounds,
         "speedup": statistics.median(speedups),
         "speedup_range": [min(speedups), max(speedups)],
-        "images_per_s": count / statistics.median(r["ours"] for r in rounds[1:]),
-        "images_per_s_usual": count / statistics.median(r["usual"] for r in rounds[1:]),
+        "images_per_s": count / our_median,
+        "images_per_s_usual": count / usual_median,
     }
     print(table(numbers))
     if args.time_to:

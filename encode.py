@@ -48,7 +48,6 @@ class Chosen(NamedTuple):
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    flags.add_checkpoint(parser)
     add("files", nargs="*", type=Path, metavar="IMAGE", help="files, or folders of files, to encode")
     add("--split", choices=["train", "test", "validation"], help="encode a split of the data set instead")
     add("--draws", type=flags.number(int, at_least=1), default=10, help="samples of z for each image")
@@ -57,9 +56,7 @@ def parse_args():
     add("--skip-bad", action="store_true", help="leave out files that cannot be read")
     add("--out", type=flags.file_of(".csv"), default="outputs/encoded.csv", help="table; pictures beside it")
     add("--npz", type=flags.user_path, metavar="FILE", help="also write the table for numpy to this file")
-    flags.add_data(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--checkpoint", "--data-dir", "--images", "--seed", "--device")
     args = parser.parse_args()
     if bool(args.files) == bool(args.split):
         parser.error("name either image files or a --split to encode")

@@ -33,7 +33,6 @@ ACTIVE = 0.01  # a latent unit is active if the variance of its mu over images e
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    flags.add_checkpoint(parser)
     add("--draws", type=flags.count, default=10, help="how often z is sampled for each image")
     add("--iw-samples", type=flags.count, metavar="K", help="also estimate -log p(x) from K samples of z")
     spread = flags.number(float, at_least=1)
@@ -42,9 +41,7 @@ def parse_args():
     add("--precision", "--iw-precision", choices=choices, default="auto", help=text)
     add("--samples", action="store_true", help="also judge samples, by a classifier trained in a minute")
     add("--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file")
-    flags.add_data(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--checkpoint", "--data-dir", "--images", "--seed", "--device")
     return parser.parse_args()
 
 
@@ -115,13 +112,15 @@ def elbo_numbers(model, x, draws, generator, precision):
     """Figures of the negative ELBO of images x (N, 1, 28, 28); their mu and logvar, (N, latent_dim) each."""
     parts = progress(x.split(EVAL_BATCH), desc="ELBO", unit="batch")
     bce, kld, mu, logvar = measures.elbo_terms(model, parts, draws, generator, precision)
+    parts = zip(mu.split(EVAL_BATCH), x.split(EVAL_BATCH), strict=True)
+    bce_at_mu = torch.cat([measures.recon_of(model, z, part) for z, part in parts])
     numbers = {
         "negative_elbo": (bce + kld).mean().item(),
         "negative_elbo_se": measures.standard_error(bce + kld),
         "bce": bce.mean().item(),
         "kld": kld.mean().item(),
         "bce_floor": measures.entropy(x).item(),
-        "bce_at_mu": measures.recon_of_all(model, mu, x).mean().item(),
+        "bce_at_mu": bce_at_mu.mean().item(),
         "active_units": int((mu.var(0) > ACTIVE).sum()),
         "latent_dim": mu.shape[1],
     }

@@ -38,11 +38,8 @@ PIECE = 300_000  # bytes, a multiple of 3: WebKit takes half a minute for all of
 
 def parse_args():
     parser = flags.Parser(__doc__)
-    flags.add_checkpoint(parser)
     parser.add_argument("--out", type=flags.file_of(".html"), default="outputs/explore.html", help="the page")
-    flags.add_data(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--checkpoint", "--data-dir", "--images", "--seed", "--device")
     return parser.parse_args()
 
 

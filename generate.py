@@ -31,8 +31,7 @@ ACTIVE_SAMPLES = 64  # of the mixture, to find the latents that change an image 
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    count, positive = flags.number(int, at_least=1), flags.number(float, above=0)
-    flags.add_checkpoint(parser)
+    count, positive = flags.count, flags.positive
     add("--sampler", choices=["prior", "mixture"], help="source of z (default: prior; mixture with --digit)")
     add("--digit", nargs="+", metavar="D", help="draw these classes, by number or name")
     add("--manifold", action="store_true", help="draw the plane of the leading latent directions")
@@ -42,8 +41,7 @@ def parse_args():
     add("--temperature", type=positive, help=f"scales the spread of z (default: 1; mixture: {TEMPERATURE})")
     add("--save-images", type=flags.user_path, metavar="DIR", help="also write every image as a PNG there")
     add("--out", type=flags.file_of(".png"), default="outputs/generated.png", help="picture of the grid")
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--checkpoint", "--seed", "--device")
     args = parser.parse_args()
     if args.manifold and (args.digit or args.sampler or args.n or args.nrow or args.temperature):
         parser.error("--manifold goes with none of --digit, --sampler, --n, --nrow and --temperature")
@@ -96,17 +94,16 @@ def draw_samples(args, model, run, path):
 def draw_classes(args, model, run, path):
     """The classes asked for: a row for each of several, or one row of them all."""
     digits = [flags.class_number(text, run.classes, "--digit") for text in args.digit]
-    each = args.n or (64 if len(digits) == 1 else 1)
-    nrow = args.nrow or 8
-    if len(digits) > 1 and not args.nrow:
-        nrow = each if each > 1 else len(digits)
+    names = " ".join(run.classes[digit] for digit in digits)
+    if len(digits) == 1:
+        each, nrow, what = args.n or 64, 8, names
+    else:
+        each, nrow, what = args.n or 1, args.n or len(digits), f"each of {names}"
     labels = torch.tensor(digits).repeat_interleave(each)
     generator = torch.Generator().manual_seed(args.seed)
-    mixture = mixture_of(run, path)
-    images = model.decode_all(sample_mixture(mixture, labels, args.temperature or TEMPERATURE, generator))
-    names = " ".join(run.classes[digit] for digit in digits)
-    count = f"{each} of {names}" if len(digits) == 1 else f"{each} of each of {names}"
-    return images, pictures.grid(images, nrow), f"{count}, seed {args.seed}"
+    z = sample_mixture(mixture_of(run, path), labels, args.temperature or TEMPERATURE, generator)
+    images = model.decode_all(z)
+    return images, pictures.grid(images, args.nrow or nrow), f"{each} of {what}, seed {args.seed}"
 
 
 def draw_manifold(args, model, run, path):

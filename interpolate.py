@@ -29,17 +29,14 @@ GIF_FRAMES = 24  # one way, ends included, whatever the strip shows
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    flags.add_checkpoint(parser)
     add("--digits", nargs=2, metavar=("FROM", "TO"), help="two classes (default: 3 8, or the first and last)")
     add("--index", type=int, nargs=2, metavar=("A", "B"), help="two test images, instead of --digits")
     add("--steps", type=flags.number(int, at_least=2), default=10, help="decoded images in a row")
     add("--method", choices=["linear", "slerp"], default="slerp", help="the way between two points")
-    add("--rows", type=flags.number(int, at_least=1), default=1, help="how many pairs of the two classes")
+    add("--rows", type=flags.count, default=1, help="how many pairs of the two classes")
     add("--generated", action="store_true", help="start and end at samples of --digits: needs no data")
     add("--out", type=flags.file_of(".png"), default="outputs/interpolation.png", help="strip; GIF beside it")
-    flags.add_data(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--checkpoint", "--data-dir", "--images", "--seed", "--device")
     args = parser.parse_args()
     if args.index and (args.digits or args.generated or args.rows > 1):
         parser.error("--index names two test images: --digits, --generated and --rows do not go with it")
@@ -56,8 +53,8 @@ def main():
     if args.generated:
         mixture = mixture_of(run, path)
         za, zb = (sample_mixture(mixture, torch.full((args.rows,), y), generator=generator) for y in labels)
-        a, b = (f"a generated {run.classes[y] if run.classes else 'image'}" for y in labels)
-        print(f"{a} to {b}, {args.method}")
+        a, b = (run.classes[label] if run.classes else "image" for label in labels)
+        print(f"a generated {a} to a generated {b}, {args.method}")
     else:
         test = load_split(run, args.data_dir, "test")
         starts, ends = choose_pairs(args.index, labels, args.rows, test, generator)
@@ -117,21 +114,17 @@ def walk(za, zb, steps, method):
     line = torch.lerp(za, zb, t)  # the same point throughout between equal ends
     if method == "linear":
         return line
-    cosine = torch.nn.functional.cosine_similarity(za, zb, dim=-1).clamp(-1, 1)[..., None]
-    angle = torch.acos(cosine)
-    # sin(angle) goes to 0 for parallel ends, where slerp is the straight line
-    straight = angle.sin() < 1e-3
-    sine = angle.sin().where(~straight, 1.0)
-    arc = ((1 - t) * angle).sin() / sine * za + (t * angle).sin() / sine * zb
-    return arc.where(~straight, line)
+    cosine = torch.nn.functional.cosine_similarity(za, zb, dim=-1)[..., None]
+    angle = torch.acos(cosine.clamp(-1, 1))
+    arc = (((1 - t) * angle).sin() * za + (t * angle).sin() * zb) / angle.sin()
+    return arc.where(angle.sin() > 1e-3, line)  # between parallel ends slerp is the straight line
 
 
 def save_film(path, rows):
     """Write a GIF of images (rows, GIF_FRAMES, 1, 28, 28) that goes there and back."""
     frames = [pictures.grid(images, nrow=5, scale=5).quantize(16) for images in rows.unbind(1)]
-    there_and_back = frames + frames[-2:0:-1]
-    times = [HOLD if i in (0, GIF_FRAMES - 1) else STEP for i in range(len(there_and_back))]
-    pictures.save_gif(path, there_and_back, times)
+    times = [HOLD, *[STEP] * (GIF_FRAMES - 2)]  # one way, without its last frame
+    pictures.save_gif(path, frames + frames[-2:0:-1], times + times)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ def parse_args():
     parser = flags.Parser(__doc__)
     flags.add_settings(parser)
     files = parser.add_argument_group("files and device")
-    flags.add_device(files)
-    flags.add_data_dir(files)
+    flags.add_shared(files, "--device", "--data-dir")
     add = files.add_argument
     add("--checkpoint", type=flags.user_path, default=CHECKPOINT, help="the file to train into")
     add("--out", type=flags.user_path, help="folder for pictures and metrics (default: outputs/NAME)")

@@ -27,14 +27,11 @@ PLACES, THUMBNAIL = 80, 20  # along each side of the map, and pixels along each 
 def parse_args():
     parser = flags.Parser(__doc__)
     add = parser.add_argument
-    count, positive = flags.number(int, at_least=1), flags.number(float, above=0)
-    flags.add_checkpoint(parser)
-    add("--n", type=count, default=10_000, help="how many test images")
-    add("--perplexity", type=positive, help=f"of t-SNE (default: {PERPLEXITY:g}, or less for few images)")
+    add("--n", type=flags.count, default=10_000, help="how many test images, or all that there are")
+    text = f"of t-SNE (default: {PERPLEXITY:g}, or less for few images)"
+    add("--perplexity", type=flags.positive, help=text)
     add("--out", type=flags.file_of(".png"), default="outputs/tsne.png", help="the plot, a map beside it")
-    flags.add_data(parser)
-    flags.add_seed(parser)
-    flags.add_device(parser)
+    flags.add_shared(parser, "--checkpoint", "--data-dir", "--images", "--seed", "--device")
     return parser.parse_args()
 
 
@@ -44,15 +41,12 @@ def main():
     check_outputs(args.out, map_path)
     model, run, path = open_model(args.checkpoint, pick_device(args.device), args.images)
     test = load_split(run, args.data_dir, "test")
-    n = min(args.n, len(test.images))
-    if n < args.n:
-        print(f"the {test.source} data set has {n:,} test images: taking all of them")
     generator = torch.Generator().manual_seed(args.seed)
-    chosen = torch.randperm(len(test.images), generator=generator)[:n]
+    chosen = torch.randperm(len(test.images), generator=generator)[: args.n]
     images, labels = test.images[chosen], test.labels[chosen]
     mu, _ = model.encode_all(batches(images, binarize=run.settings.binarize, generator=generator))
     points = embed(mu, path, args.seed, args.perplexity, verbose=1)
-    if n > NEIGHBORS and run.classes:
+    if len(images) > NEIGHBORS and run.classes:
         in_latents, in_map = neighbor_accuracy(mu, labels), neighbor_accuracy(points, labels)
         print(f"10-nearest-neighbour accuracy: {in_latents:.2%} in the latent space, {in_map:.2%} in the map")
     points, labels = points.numpy(), labels.numpy()
@@ -72,13 +66,12 @@ def scatter(points, labels, names):
     box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75}
     text = {"weight": "bold", "color": pictures.INK, "ha": "center", "va": "center", "bbox": box}
     few = len(names) <= 10
-    for label, (name, color) in enumerate(zip(names, pictures.palette(len(names)), strict=True)):
-        own = points[labels == label]
-        if len(own) == 0:
-            continue
-        axes.scatter(*own.T, color=color, label=pictures.plain(name), **dots)
-        if len(names) <= 30:  # more cannot be read
-            axes.text(*np.median(own, axis=0), pictures.plain(name), fontsize=17 if few else 11, **text)
+    colors = pictures.palette(max(1, len(names)))
+    for label in np.unique(labels):
+        own, name = points[labels == label], pictures.plain(names[label]) if names else None
+        axes.scatter(*own.T, color=colors[label], label=name, **dots)
+        if 0 < len(names) <= 30:  # more cannot be read
+            axes.text(*np.median(own, axis=0), name, fontsize=17 if few else 11, **text)
     if 0 < len(names) <= 120:  # more leave no room for the points
         axes.legend(
             frameon=False,
@@ -89,12 +82,8 @@ def scatter(points, labels, names):
             loc="center left",
             bbox_to_anchor=(1, 0.5),
         )
-    elif not names:
-        axes.scatter(*points.T, color=pictures.PALETTE[0], **dots)
     axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    axes.set_axis_off()
     return figure
 
 

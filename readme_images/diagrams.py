@@ -296,7 +296,7 @@ def draw_architecture(model, x, output):
 
 def main():
     parser = flags.Parser(__doc__)
-    flags.add_checkpoint(parser)
+    flags.add_shared(parser, "--checkpoint")
     model, _, _ = open_model(parser.parse_args().checkpoint, "cpu")
     pixels, labels = mnist_data()
     x = torch.from_numpy(pixels[labels == 5][0] / 255).float().view(1, 1, 28, 28)

@@ -25,10 +25,7 @@ def from_here(path):
     the home folder's name in it, which is mostly the user's.
     """
     path = Path(path)
-    try:
-        way = Path(os.path.relpath(path.parent), path.name)
-    except ValueError:  # from one drive of Windows to another there is none
-        return path.name
+    way = Path(os.path.relpath(path.parent), path.name)
     return path.name if os.path.basename(os.path.expanduser("~")) in way.parts else str(way)
 
 

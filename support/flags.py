@@ -122,32 +122,33 @@ def flag_of(name):
 
 # Flags of several scripts
 
+SEED = number(int, at_least=0, below=2**32)  # PyTorch's CPU generator ignores all but 32 bits
+SHARED = {  # what they say of themselves, and what else argparse needs to know
+    "--checkpoint": (
+        f"the model to use (default: {CHECKPOINT}, else the pretrained one)",
+        {"type": user_path},
+    ),
+    "--data-dir": (
+        "folder of the data sets, downloaded when missing; packaged digits stand in without a network",
+        {"type": user_path, "default": DATA_DIR},
+    ),
+    "--images": (
+        "for a model of one's own images: where they are now, if they have moved",
+        {"type": own_images, "metavar": "PATH"},
+    ),
+    "--seed": ("where all random numbers start", {"type": SEED, "default": 0}),
+    "--device": (
+        "auto: CUDA, then MPS, then CPU",
+        {"default": "auto", "metavar": "{auto,cpu,cuda,cuda:N,mps}"},
+    ),
+}
 
-def add_device(parser):
-    names = "{auto,cpu,cuda,cuda:N,mps}"
-    parser.add_argument("--device", default="auto", metavar=names, help="auto: CUDA, then MPS, then CPU")
 
-
-def add_seed(parser):
-    kind = number(int, at_least=0, below=2**32)  # PyTorch's CPU generator ignores all but 32 bits
-    parser.add_argument("--seed", type=kind, default=0, help="where all random numbers start")
-
-
-def add_checkpoint(parser):
-    text = f"the model to use (default: {CHECKPOINT} if it exists, else the pretrained one)"
-    parser.add_argument("--checkpoint", type=user_path, help=text)
-
-
-def add_data(parser):
-    """--data-dir and --images: where the images are."""
-    add_data_dir(parser)
-    text = "for a model of one's own images: where they are now, if they have moved"
-    parser.add_argument("--images", type=own_images, metavar="PATH", help=text)
-
-
-def add_data_dir(parser):
-    text = "folder of the data sets, downloaded when missing; packaged digits stand in without a network"
-    parser.add_argument("--data-dir", type=user_path, default=DATA_DIR, help=text)
+def add_shared(parser, *flags):
+    """Those of SHARED with these names."""
+    for flag in flags:
+        text, options = SHARED[flag]
+        parser.add_argument(flag, help=text, **options)
 
 
 def class_number(text, classes, flag):

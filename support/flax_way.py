@@ -53,14 +53,7 @@ def flax_way(example, images, batch_size, lr, seed):
         for start in range(0, len(chosen) - batch_size + 1, batch_size):
             key, own = jax.random.split(key)
             weights, state = step(weights, state, x[chosen[start : start + batch_size]], own)
-        layers = {
-            "encoder": example.encoder[1],
-            "mu_head": example.mu_head,
-            "logvar_head": example.logvar_head,
-            "decoder": example.decoder[0],
-            "logits": example.decoder[2],
-        }
-        for name, layer in layers.items():
+        for name, layer in example.named_children():
             kernel, bias = (np.array(weights["params"][name][kind]) for kind in ("kernel", "bias"))
             layer.load_state_dict({"weight": torch.from_numpy(kernel.T), "bias": torch.from_numpy(bias)})
 

@@ -27,28 +27,21 @@ KINDS = {  # of images that are judged: what they are called
 }
 
 
-class Judge(nn.Module):
-    """Classifier: images (B, 1, 28, 28) in [0, 1] -> features (B, 128), class logits (B, classes)."""
-
-    def __init__(self, classes, image_size=28):
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),  # (B, 1, 28, 28) -> (B, 16, 28, 28)
-            nn.MaxPool2d(2),  # -> (B, 16, 14, 14)
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),  # -> (B, 32, 14, 14)
-            nn.MaxPool2d(2),  # -> (B, 32, 7, 7)
-            nn.ReLU(),
-            nn.Flatten(),  # -> (B, 32 * 7 * 7)
-            nn.Dropout(0.3),
-            nn.Linear(32 * (image_size // 4) ** 2, 128),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(128, classes)
-
-    def forward(self, x):
-        h = self.features(x)
-        return h, self.head(h)
+def new_judge(classes, image_size):
+    """A classifier in two halves: images (B, 1, 28, 28) in [0, 1] -> features (B, 128) -> class logits."""
+    features = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),  # (B, 1, 28, 28) -> (B, 16, 28, 28)
+        nn.MaxPool2d(2),  # -> (B, 16, 14, 14)
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),  # -> (B, 32, 14, 14)
+        nn.MaxPool2d(2),  # -> (B, 32, 7, 7)
+        nn.ReLU(),
+        nn.Flatten(),  # -> (B, 32 * 7 * 7)
+        nn.Dropout(0.3),
+        nn.Linear(32 * (image_size // 4) ** 2, 128),
+        nn.ReLU(),
+    )
+    return nn.Sequential(features, nn.Linear(128, classes))
 
 
 def load_judge(folder, images, labels):
@@ -58,7 +51,7 @@ def load_judge(folder, images, labels):
     """
     path = Path(folder) / f"judge-{checksum(images, labels):08x}.pt"
     torch.manual_seed(0)  # the same judge whatever it is to judge: its first weights come from here
-    judge = Judge(int(labels.max()) + 1, images.shape[-1]).to(images.device)
+    judge = new_judge(int(labels.max()) + 1, images.shape[-1]).to(images.device)
     try:
         judge.load_state_dict(torch.load(path, map_location=images.device, weights_only=True))
     except Exception:  # whatever is wrong with a cache, training anew mends it
@@ -81,7 +74,7 @@ def train_judge(judge, images, labels):
     for _ in progress(range(STEPS), desc="training the judge", unit="step"):
         indices = indices[1:] or torch.randperm(len(images)).to(images.device).split(BATCH)  # the next pass
         x = images[indices[0]].float() / 255
-        loss = F.cross_entropy(judge(x)[1], labels[indices[0]])
+        loss = F.cross_entropy(judge(x), labels[indices[0]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -90,10 +83,10 @@ def train_judge(judge, images, labels):
 @torch.no_grad()
 def assess(judge, images):
     """The judge's features (N, 128) and class probabilities (N, classes) of images in [0, 1], on the CPU."""
-    device = next(judge.parameters()).device
-    parts = [judge(part.to(device)) for part in images.split(1000)]
-    features, logits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    return features, logits.softmax(1)
+    to_features, to_logits = judge
+    device = to_logits.weight.device
+    features = torch.cat([to_features(part.to(device)) for part in images.split(1000)])
+    return features.cpu(), to_logits(features).softmax(1).cpu()
 
 
 def frechet_distance(a, b):

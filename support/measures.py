@@ -12,6 +12,7 @@ from model import kl_divergence, recon_loss
 from support.errors import UserError
 from support.terminal import warn
 
+DECODED = 2000  # z at a time: with fewer, threads wait for one another; more take memory
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
 
@@ -44,26 +45,19 @@ def elbo_terms(model, batches, draws=1, generator=None, precision="fp32"):
     for x in batches:
         mu, logvar = model.encode(x)
         samples = [model.reparameterize(mu, logvar, generator) for _ in range(draws)]
-        bce = torch.stack([recon_of_all(model, z, x, precision) for z in samples]).mean(0)
+        bce = torch.stack([recon_of(model, z, x, precision) for z in samples]).mean(0)
         columns.append((bce, kl_divergence(mu, logvar).sum(1), mu, logvar))
     return [torch.cat(column) for column in zip(*columns, strict=True)]
 
 
-def recon_of_all(model, z, x, precision="fp32"):
-    """-log p(x|z) of any number of images x (N, 1, 28, 28) with latents z (N, latent_dim): (N,) nats."""
-    parts = zip(*(values.split(part_size(x)) for values in (z, x)), strict=True)
-    return torch.cat([recon_loss(decode_in(precision, model, own), images) for own, images in parts])
+def recon_of(model, z, x, precision="fp32"):
+    """-log p(x|z) of images x (B, 1, 28, 28) with latents z (..., B, latent_dim): (..., B) float32 nats.
 
-
-def decode_in(precision, model, z):
-    """The logits of z with the decoder's layers in "bf16" or "fp32"; what is made of them is float32."""
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return model.decode_logits(z)
-
-
-def part_size(x):
-    """How many images or z to take at a time where x is: more leave a CPU's caches, and keep a GPU busy."""
-    return 200 if x.device.type == "cpu" else 2000
+    ``precision`` is that of the decoder's layers: "fp32" or "bf16".
+    """
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = model.decode_logits(z.flatten(0, -2))
+    return recon_loss(logits.unflatten(0, z.shape[:-1]), x)
 
 
 @torch.no_grad()
@@ -78,13 +72,12 @@ def iw_log_likelihood(model, x, k, generator, precision="fp32", spread=1.0):
     mu, logvar = model.encode(x)  # once, whatever k
     logvar = torch.maximum(logvar, (logvar + 2 * math.log(spread)).clamp(max=0))
     total = torch.full((len(x),), -math.inf, device=x.device)
-    at_once = max(1, part_size(x) // len(x))  # for each image
+    at_once = max(1, DECODED // len(x))  # for each image
     for start in range(0, k, at_once):
         n = min(at_once, k - start)
         eps = torch.randn(n, *mu.shape, generator=generator, device=x.device)  # (n, B, latent_dim)
         z = mu + (0.5 * logvar).exp() * eps
-        logits = decode_in(precision, model, z.flatten(0, 1))  # (n * B, 1, 28, 28)
-        bce = recon_loss(logits.unflatten(0, (n, len(x))), x)  # (n, B)
+        bce = recon_of(model, z, x, precision)  # (n, B)
         total = torch.logaddexp(total, log_weights(bce, mu, logvar, z).logsumexp(0))
     return total - math.log(k)
 

@@ -33,14 +33,12 @@ def listed(names, most=12):
 
 def next_step(checkpoint, data_dir, *scripts, images=None):
     """The last line of a script's output: what to try next, with the same model and the same images."""
+    model = [] if checkpoint in (None, CHECKPOINT) else ["--checkpoint", checkpoint]
+    data = [] if data_dir == DATA_DIR else ["--data-dir", data_dir]
+    data += ["--images", images] if images else []
     commands = []
     for script in scripts:
-        command = f"python {shlex.quote(str(Path(sys.argv[0]).with_name(script + '.py')))}"  # as this one was
-        if checkpoint not in (None, CHECKPOINT):  # which the scripts take without being told
-            command += f" --checkpoint {shlex.quote(str(checkpoint))}"
-        if data_dir != DATA_DIR and script != "generate":  # which needs no data
-            command += f" --data-dir {shlex.quote(str(data_dir))}"
-        if images and script != "generate":
-            command += f" --images {shlex.quote(images)}"
-        commands.append(command)
+        file = Path(sys.argv[0]).with_name(f"{script}.py")  # as this one was called
+        words = ["python", file, *model, *([] if script == "generate" else data)]  # which needs no data
+        commands.append(shlex.join(map(str, words)))
     return "next: " + "   ".join(commands)

@@ -56,13 +56,14 @@ class Example(nn.Module):
 
     def __init__(self, hidden=400, latents=20):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, hidden), nn.ReLU())
+        self.encoder = nn.Linear(784, hidden)
         self.mu_head, self.logvar_head = nn.Linear(hidden, latents), nn.Linear(hidden, latents)
-        self.decoder = nn.Sequential(nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, 784))
+        self.decoder = nn.Linear(latents, hidden)
+        self.logits = nn.Linear(hidden, 784)
 
     def encode(self, x):
-        h = self.encoder(x)  # (B, 1, 28, 28) -> (B, hidden)
+        h = self.encoder(x.flatten(1)).relu()  # (B, 1, 28, 28) -> (B, hidden)
         return self.mu_head(h), self.logvar_head(h)
 
     def decode_logits(self, z):
-        return self.decoder(z).view(-1, 1, 28, 28)
+        return self.logits(self.decoder(z).relu()).view(-1, 1, 28, 28)

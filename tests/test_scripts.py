@@ -588,7 +588,7 @@ def test_tsne_draws_a_plot_and_a_map_of_the_digits(trained, user):
     assert thumbnails.shape == (1600, 1600)
     drawn = (thumbnails < 250).reshape(80, 20, 80, 20).any((1, 3)).sum()
     assert 50 < drawn <= 100  # of 100 digits; some may fall on the same place
-    assert "taking all of them" in user["tsne"].out
+    assert "t-SNE of 100 test images" in user["tsne"].out  # all that there are
 
 
 def test_tsne_of_a_one_dimensional_latent_space(call, data_dir, own_folder):
