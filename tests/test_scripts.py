@@ -697,7 +697,7 @@ def test_training_and_evaluation_agree(trained, user, read_metrics):
 def test_importance_weighted_numbers_in_both_precisions(trained, call, data_dir, own_folder):
     numbers = {}
     for precision in ("fp32", "bf16"):
-        options = ("--iw-samples", 30, "--iw-precision", precision, "--draws", 30, "--json", "iw.json")
+        options = ("--iw-samples", 30, "--precision", precision, "--draws", 30, "--json", "iw.json")
         result = call("evaluate", "--checkpoint", trained.checkpoint, "--data-dir", data_dir, *options)
         assert result.code == 0
         numbers[precision] = json.loads((own_folder / "iw.json").read_text())
