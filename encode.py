@@ -23,7 +23,7 @@ from model import RECON
 from support import flags, pictures
 from support.arrays import find_arrays, is_array
 from support.device import generators, pick_device, pick_precision
-from support.errors import UserError, user_errors
+from support.errors import UserError, shown, user_errors
 from support.files import check_outputs, from_here, write_file, write_table
 from support.folders import image_files
 from support.images import blank, needs_inverting, read_images
@@ -86,7 +86,7 @@ def main():
     predicted = [""] * len(x)
     if run.mixture and run.classes:
         predicted = [run.classes[label] for label in most_likely_class(run.mixture, mu)]
-    print(summary(chosen, numbers, predicted, args))
+    print(summary(chosen, numbers, predicted, run.classes, args))
 
     write_table(args.out, table(chosen, numbers, predicted))
     print(f"wrote {args.out}: a row for each image")
@@ -118,6 +118,9 @@ def read_files(files, args, run):
     """The images in these files, prepared as the model wants them."""
     if not files:
         raise UserError(f"there is no image under {args.files[0]}: name others")
+    for file in files:
+        if Path(file).exists() and not Path(file).is_file():  # a pipe would wait for ever
+            raise UserError(f"{file} is not a file: name images, or folders of them")
     invert = run.settings.invert if args.invert is None else args.invert
     pictures, names, labels, notes = files, [from_here(file) for file in files], [""] * len(files), []
     if is_array(files[0]):
@@ -140,7 +143,7 @@ def read_files(files, args, run):
 # What is written and printed
 
 
-def summary(chosen, numbers, predicted, args):
+def summary(chosen, numbers, predicted, classes, args):
     """The mean over the images, how the mixture does, and some images with a line each."""
     loss, bce, kld = (numbers[name] for name in ("negative_elbo", "bce", "kld"))
     lines = [
@@ -148,7 +151,7 @@ def summary(chosen, numbers, predicted, args):
         f"seed {args.seed}; nats per image",
         f"  mean -ELBO {loss.mean():.2f} = {RECON} {bce.mean():.2f} + KL {kld.mean():.2f}",
     ]
-    if all(chosen.labels) and predicted[0]:
+    if set(chosen.labels) <= set(classes) and predicted[0]:
         right = np.mean([a == b for a, b in zip(predicted, chosen.labels, strict=True)])
         lines.append(f"  the mixture takes {right:.2%} of them for what they are")
     if len(loss) > LISTED:
@@ -158,7 +161,7 @@ def summary(chosen, numbers, predicted, args):
         label = f" ({chosen.labels[i]})" if chosen.labels[i] else ""
         terms = f"-ELBO {loss[i]:.2f} = {RECON} {bce[i]:.2f} + KL {kld[i]:.2f}"
         taken_for = f"   taken for {predicted[i]}" if predicted[i] else ""
-        lines.append(f"  {chosen.names[i]}{label}   {terms}{taken_for}")
+        lines.append(f"  {shown(str(chosen.names[i]))}{label}   {terms}{taken_for}")
     return "\n".join(lines)
 
 

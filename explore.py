@@ -24,7 +24,7 @@ from model import LOGVAR_RANGE, RECON
 from support import flags, pictures
 from support.device import pick_device
 from support.errors import UserError, user_errors
-from support.files import check_outputs, write_file
+from support.files import check_outputs, from_here, is_elsewhere, write_file
 from support.layers import network_layers
 from support.measures import embed
 from support.runs import open_model
@@ -89,7 +89,7 @@ def about(model, run, path, digits, source):
     settings = run.settings
     from_sample = " of the packaged sample, all from MNIST's training set" if source == "sample" else ""
     facts = {
-        "checkpoint": "/".join(path.parts[-2:]),  # the folders above are nobody's business
+        "checkpoint": path.name if is_elsewhere(path) else from_here(path),  # other folders are private
         "dataset": settings.dataset_name + (" (5,000-digit sample)" if run.source == "sample" else ""),
         "epochs": f"{len(run.history)} of {settings.epochs}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

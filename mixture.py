@@ -57,6 +57,8 @@ def is_mixture(value, latent_dim):
             "means": (classes, components, latent_dim),
             "cholesky": (classes, components, latent_dim, latent_dim),
         }
+        if value.keys() != shapes.keys():
+            return False
         for name, shape in shapes.items():
             tensor = value[name]
             if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():

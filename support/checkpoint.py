@@ -214,8 +214,8 @@ def _run_in(content, config):
     if settings.of_folder != (run.source in ("folder", "file")):  # no data set's name, nor a folder's
         raise ValueError("data set")
     columns = [name for row in run.history for name in row]
-    names = [settings.dataset, run.source, *run.classes, *columns]
-    if not all(type(name) is str and name.isprintable() for name in names) or "\0" in (run.out or ""):
+    names = [settings.dataset, settings.from_, run.source, run.id, run.out or "", *run.classes, *columns]
+    if not all(type(name) is str and name.isprintable() for name in names):
         raise ValueError("names")
     if len(run.id) != 16 or len(run.history) > settings.epochs:  # an empty file is no run's mark
         raise ValueError("id, or epochs")
@@ -255,6 +255,9 @@ def restore_training(run, network, optimizer):
         for group, begun in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
             begun.update({name: value for name, value in group.items() if name != "params"})
         optimizer.load_state_dict(run.optimizer)
+        for parameter, state in optimizer.state.items():
+            if not all(value.shape in (parameter.shape, ()) for value in state.values()):
+                raise ValueError("state of another shape")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         raise UserError(
             f"this run's {before} had other groups of weights than this code makes: start a new run"

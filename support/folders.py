@@ -47,8 +47,8 @@ def find_files(path):
     halves = {half: _find_samples(places[half], seen) for half in HALVES if half in places}
     classes = list(dict.fromkeys(sample.name for sample in halves["train"] if sample.name))
     ways = {half: place.relative_to(folder.parent) for half, place in places.items()}
-    where = f"to train on: {ways['train']}; to test on: {ways.get('test', 'a sixth of it, held out')}"
-    return halves, classes, [where]
+    test, validation = (ways.get(half, "about a sixth of it, held out") for half in ("test", "validation"))
+    return halves, classes, [f"to train on: {ways['train']}; to test on: {test}; --validate: {validation}"]
 
 
 def image_files(folder):

@@ -210,8 +210,10 @@ def _is_marked(out, run):
 
 def claim_folder(run, overwrite):
     """Mark the run's folder as its own; an earlier run's pictures go with ``overwrite``. Raises UserError."""
-    out = Path(run.out)
-    check_outputs(out / MARK)
+    out, mark = Path(run.out), Path(run.out, MARK)
+    check_outputs(mark)
+    if mark.exists() and not re.fullmatch(b"[0-9a-f]{16}", mark.read_bytes()):
+        raise UserError(f"{mark} is no run's mark, but somebody's own file: move it, or pass another --out")
     reports = [file for file in out.glob("*") if REPORTS.fullmatch(file.name)]
     ours = _is_marked(out, run)
     if reports and not ours and not overwrite:
@@ -221,7 +223,7 @@ def claim_folder(run, overwrite):
     for file in [*reports, *out.glob(f"{MARK}.*.tmp")]:
         if not ours or file.suffix == ".tmp":  # which a process that died had not finished
             file.unlink()
-    write_file(out / MARK, run.id.encode())
+    write_file(mark, run.id.encode())
 
 
 # A finished one

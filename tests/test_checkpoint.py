@@ -1,6 +1,7 @@
 """Checkpoints: written whole, read back to the bit, and refused where they are damaged or hostile."""
 
 import contextlib
+import copy
 import errno
 import os
 import pickle
@@ -17,7 +18,7 @@ from model import ConvVAE, vae_loss
 from optimizer import make_optimizer
 from settings import Settings
 from support.checkpoint import Run, load_checkpoint, restore_training, save_checkpoint
-from support.errors import CheckpointError
+from support.errors import CheckpointError, UserError
 
 ROW = {"epoch": 1, "train_loss": 0.3, "test_loss": 0.3, "test_bce": 0.1, "test_kld": 0.2}  # of a history
 
@@ -84,6 +85,20 @@ def test_optimizer_steps_as_this_device_and_this_code_have_it(model):
     restore_training(Run(Settings(), optimizer=before.state_dict()), model, after)
     assert all(group["fused"] and not group["capturable"] for group in after.param_groups)
     assert {group["betas"] for group in after.param_groups} == {(0.5, 0.6)}  # edited since the run began
+
+
+def test_optimizer_state_of_another_shape_is_refused(model):
+    optimizer = make_optimizer(model, 0.01, 0.1)
+    x = torch.rand(2, 1, 28, 28)
+    logits, mu, logvar = model.train()(x)
+    vae_loss(logits, x, mu, logvar)[0].backward()
+    optimizer.step()
+    for name in ("momentum", "step", "exp_avg"):
+        state = copy.deepcopy(optimizer.state_dict())
+        own = next(own for own in state["state"].values() if name in own)
+        own[name] = torch.zeros(3, 1)
+        with pytest.raises(UserError, match="start a new run"):
+            restore_training(Run(Settings(), optimizer=state), model, make_optimizer(model, 0.01, 0.1))
 
 
 def test_nothing_is_saved_twice(saved, model):
@@ -183,6 +198,9 @@ def test_another_format_version_is_refused(save_content, version):
         {"out": 1},
         {"id": 1},
         {"id": ""},
+        {"id": "\ud800" * 16},
+        {"out": "\ud800"},
+        {"args": {"from_": "vae.pt\nnext: python generate.py"}},
         {"source": "\x1b[2J"},
         {"images": "many"},
         {"checksum": 0.5},

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -439,3 +440,23 @@ def test_what_does_not_go_with_a_traversal(trained, call, refusal, args):
 def test_moved_checkpoint_of_a_folder_draws_without_it(own, call, own_folder):
     shutil.copy(own(3, 40).checkpoint, "mine.pt")
     assert call("generate", "--checkpoint", "mine.pt", "--digit", "b-like").code == 0
+
+
+def test_pipe_for_an_image_is_refused_at_once(call, refusal, trained, own_folder):
+    os.mkfifo(own_folder / "pipe.png")
+    assert "pipe.png is not a file" in refusal(call("encode", "--checkpoint", trained.checkpoint, "pipe.png"))
+
+
+def test_name_of_a_file_is_one_line(call, trained, own_folder):
+    Image.new("L", (28, 28)).save(own_folder / "a.png")
+    os.rename("a.png", "a\nnext: b.png")
+    result = call("encode", "--checkpoint", trained.checkpoint, "a\nnext: b.png")
+    assert result.code == 0 and "a\\nnext: b.png   -ELBO" in result.out
+
+
+def test_classes_of_other_names_are_not_compared(call, trained, own_folder, digits):
+    images, labels = digits.test
+    for names, compared in ((labels.astype(str), True), (np.char.add("d", labels.astype(str)), False)):
+        np.savez("own.npz", images=images, labels=names)
+        result = call("encode", "--checkpoint", trained.checkpoint, "own.npz")
+        assert result.code == 0 and ("for what they are" in result.out) == compared

@@ -1057,3 +1057,9 @@ def test_a_model_that_encodes_everything_alike(call, refusal, untrained, data_di
         model.mu_head.weight.zero_()
     save_checkpoint(path, model, run)
     assert "dead.pt" in refusal(call("explore", "--checkpoint", path, "--data-dir", data_dir))
+
+
+def test_page_names_no_folders_above_the_model(trained):
+    model, run = load_checkpoint(trained.checkpoint)
+    for path, named in (("checkpoints/own.pt", "checkpoints/own.pt"), ("/home/somebody/own.pt", "own.pt")):
+        assert explore.about(model, run, Path(path), 9, "full")["checkpoint"] == named

@@ -532,6 +532,14 @@ def test_folder_that_only_the_checkpoint_names(
     assert (there / "metrics.csv").read_text().startswith("epoch,")
 
 
+def test_file_of_the_name_of_a_mark_is_kept(refused, own_folder):
+    (own_folder / "mine").mkdir()
+    (own_folder / "mine" / ".run").write_text("keep me")
+    for more in ((), ("--overwrite",)):
+        assert "somebody's own file" in refused("train", "--out", "mine", *more)
+    assert (own_folder / "mine" / ".run").read_text() == "keep me"
+
+
 @pytest.mark.parametrize("out", ["new", "new/pictures"])
 def test_one_place_for_checkpoint_and_pictures(refused, out):
     assert "new" in refused("train", "--checkpoint", "new", "--out", out)

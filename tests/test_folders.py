@@ -640,7 +640,8 @@ def test_first_lines_say_what_was_read(write_folder, call, tmp_path):
         Image.new("L", (28, 28)).save(folder / "dogs" / f"blank{i}.png")
     result = call("train", "--dataset", "own", "--epochs", 1)
     first, classes, where, size, levels, *_ = result.out.splitlines()
-    assert where == "to train on: own; to test on: a sixth of it, held out"
+    held_out = "about a sixth of it, held out"
+    assert where == f"to train on: own; to test on: {held_out}; --validate: {held_out}"
     counts = [int(number) for number in re.findall(r"(\d+) (?:training|test)", first)]
     assert sum(counts) == 303 and "own (folder)" in first
     assert re.fullmatch(r"2 classes: cats \d+, dogs \d+", classes)
@@ -1034,4 +1035,4 @@ def test_halves_and_what_wraps_them_are_said(write_folder, call, tmp_path):
         write_folder(tmp_path / "own" / "archive" / half / half, ["cats", "dogs"])
     result = call("train", "--dataset", "own", "--epochs", 1)
     where = "to train on: own/archive/trainingSet/trainingSet; to test on: own/archive/testSet/testSet"
-    assert result.out.splitlines()[2] == where
+    assert result.out.splitlines()[2] == f"{where}; --validate: about a sixth of it, held out"
