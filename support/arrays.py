@@ -8,7 +8,6 @@ import contextlib
 import csv
 import gzip
 import hashlib
-import io
 import math
 import re
 import unicodedata
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from support.errors import DataError, reason_of
-from support.images import Sample, read_pages
+from support.images import File, Sample, read_pages
 from support.terminal import listed, progress
 
 SUFFIXES = (".npz", ".npy", ".csv", ".csv.gz", ".parquet")
@@ -93,15 +92,15 @@ def _find_halves(path, arrays, notes):
         )
         if of_images is None:
             continue
-        images = _to_images(f"{of_images} of {path}", arrays[of_images])
+        images, levels = _to_images(f"{of_images} of {path}", arrays[of_images])
         labels = _to_names(f"{of_labels} of {path}", arrays[of_labels]) if of_labels else [None] * len(images)
         if not images or len(images) != len(labels):
             counts = f"{len(images):,} images in {of_images} and {len(labels):,} labels"
             raise DataError(f"{path} has {counts}: save as many of both")
-        keys = [hashlib.blake2b(np.asarray(levels, "<f4").tobytes()).digest() for levels in images]
+        keys = [hashlib.blake2b(np.asarray(own, "<f4").tobytes()).digest() for own in levels]
         halves[half] = [Sample(*sample) for sample in zip(images, labels, keys, strict=True)]
-        shapes = [" x ".join(map(str, shape)) for shape in sorted({levels.shape for levels in images})]
-        notes.append(f"{of_images}: {len(images):,} of {listed(shapes, 3)}, {images[0].dtype.name}")
+        shapes = [" x ".join(map(str, shape)) for shape in sorted({own.shape for own in levels})]
+        notes.append(f"{of_images}: {len(images):,} of {listed(shapes, 3)}, {levels[0].dtype.name}")
         others = [name for name in others if name not in (of_images, of_labels)]
     there = listed(others) or "nothing"
     if not halves:
@@ -113,7 +112,10 @@ def _find_halves(path, arrays, notes):
 
 
 def _to_images(what, values):
-    """An array of any layout, or the cells of a table -> a list of arrays (H, W), or (H, W, 3) in colour."""
+    """An array of any layout, or the cells of a table -> a list of pictures, and one of their levels.
+
+    The levels of a picture are (H, W), (H, W, 3) in colour, or in a table (H, W, 2) with what is transparent.
+    """
     if isinstance(values, list):
         return _decode(what, values)
     values = np.asarray(values)
@@ -130,21 +132,22 @@ def _to_images(what, values):
         raise DataError(f"{what} has shape {shape}, and images have {layouts}: reshape it")
     if not np.isfinite(array).all():
         raise DataError(f"{what} has NaN or infinity among its levels: mend it")
-    return list(array)
+    return list(array), list(array)
 
 
 def _decode(what, cells):
-    """The pictures (H, W) in a column of the bytes of their files, or of dicts of them. Raises DataError."""
-    pictures = []
+    """As _to_images, of a column of the bytes of pictures' files, or of dicts of them. Raises DataError."""
+    files, levels = [], []
     for number, cell in enumerate(cells):
         try:
-            file = io.BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
-            pictures.append(next(read_pages(file)).levels)
+            files.append(File(cell["bytes"] if isinstance(cell, dict) else cell, f"row {number} of {what}"))
+            page = next(read_pages(files[-1]))
         except MemoryError:
             raise
         except Exception:  # Pillow raises whatever a broken file makes its readers raise
             raise DataError(f"{what} has no picture in row {number}: save a PNG's bytes there") from None
-    return pictures
+        levels.append(np.dstack([page.levels, page.alpha]) if page.alpha else page.levels)
+    return files, levels
 
 
 def _to_names(what, values):

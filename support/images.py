@@ -1,9 +1,10 @@
 """A picture of any kind as the images that models are trained on: gray, square, small, ink on black paper.
 
-A picture is the path of a file, or an array of levels: (H, W), or (H, W, 3) in colour.
+A picture is the path of a file, a File of a table, or an array of levels: (H, W), or (H, W, 3) in colour.
 """
 
 import contextlib
+import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -36,9 +37,19 @@ GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601
 class Sample(NamedTuple):
     """A picture of a data set."""
 
-    picture: object  # a file's path or an array of levels
+    picture: object  # a file's path, a File or an array of levels
     name: str | None  # its class's
     key: bytes  # by whose hash it is held out, or not
+
+
+class File(NamedTuple):
+    """A picture's file that stands in a table."""
+
+    content: bytes
+    place: str  # in words
+
+    def __str__(self):
+        return self.place
 
 
 def read_images(pictures, size, invert=False, center=None, skip_bad=False, alike=None):
@@ -103,7 +114,7 @@ def read_image(picture, size, invert=False, center=None, ranges=None):
             reason, how = "too many pixels", "shrink it"
         if isinstance(error, Image.UnidentifiedImageError):
             reason, how = "unknown kind of image", "convert it to PNG, or mend it"
-            if Path(picture).suffix.lower() in (".tif", ".tiff"):  # of which Pillow knows some
+            if Path(str(picture)).suffix.lower() in (".tif", ".tiff"):  # of which Pillow knows some
                 how = "save it with 8 or 16 bits, or as float32, or mend it"
         raise DataError(f"{picture} cannot be read ({reason}): {how}") from None
 
@@ -283,12 +294,13 @@ def read_pages(picture, enough=None):
 
 
 @contextlib.contextmanager
-def _open(path):
-    """The PIL image in a file."""
+def _open(file):
+    """The PIL image in a file, which is a path or a File."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as image:
+        source = io.BytesIO(file.content) if isinstance(file, File) else file
+        with Image.open(source, formats=FORMATS) as image:
             yield image
 
 

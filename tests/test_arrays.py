@@ -5,6 +5,7 @@ import gzip
 import io
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from settings import Settings
 from support.arrays import find_arrays, is_array
 from support.checkpoint import Run
 from support.errors import DataError
+from support.folders import find_files
 from support.images import read_images
 
 SPLITS = ("train", "test", "validation")
@@ -486,6 +488,26 @@ def test_parquet_of_colour_and_of_other_sizes(images, tmp_path):
     found, own, notes = read(path)
     assert np.array_equal(found[0], images[0]) and own is None and "2 of 28 x 28, 56 x 28" in notes
     assert not found[1][:, :7].any() and not found[1][:, 21:].any() and found[1].max() > 200
+
+
+@pytest.mark.parametrize(("ink", "invert"), [(0, True), (255, False)])
+def test_parquet_is_read_as_files_are(ink, invert, images, labels, tmp_path):
+    """Ink on nothing, which only their transparency tells."""
+    for name in "01":
+        (tmp_path / "own" / name).mkdir(parents=True)
+    for number, image in enumerate(images[:40]):
+        picture = Image.new("L", (28, 28), ink).convert("LA")
+        picture.putalpha(Image.fromarray(image))
+        picture = picture.resize((100, 60)) if number % 3 == 0 else picture
+        picture.save(tmp_path / "own" / str(number % 2) / f"{number}.png")
+    halves, *_ = find_files(tmp_path / "own")
+    files = [sample.picture for sample in halves["train"]]
+    path = write_parquet(tmp_path / "d.parquet", image=[Path(file).read_bytes() for file in files])
+    expected, *_ = read_images(files, 28, invert)
+    found, _, notes = read(path, invert=invert)
+    assert np.array_equal(found, expected[:, 0]) and found.max() > 200
+    assert "image: 40 of 28 x 28 x 2, 60 x 100 x 2, uint8" in notes
+    assert len({sample.key for sample in find_arrays(path)[0]["train"]}) == 40
 
 
 def test_parquet_that_is_bad(images, tmp_path):
