@@ -5,8 +5,8 @@
     FOLDER/*                                          images without classes
 
 The halves may be called Training, testSet and the like, and a folder that holds a single folder of
-folders is passed through. Hidden files and thumbnails are no images, a file is of the class where it really
-lies, whatever links there are, and the names of classes are brought into one form of Unicode.
+folders is passed through. Hidden files and thumbnails are no images, a file is of the class where it lies,
+whatever links lead to it, and the names of classes are brought into one form of Unicode.
 """
 
 import os
@@ -43,18 +43,17 @@ def find_files(path):
         )
     root = _unwrap(folder)
     places = _find_halves(root)
-    walk = _Walk(folder)
-    homes = {half: _find_classes(places[half], walk) for half in HALVES if half in places}
-    walk.settle([home for own in homes.values() for home in own])
-    halves = {
-        half: [
-            Sample(path, name, _key(places[half], path))
-            for home, name in own.items()
-            for path in walk.images(home, deep=name is not None)
-        ]
-        for half, own in homes.items()
-    }
-    walk.tell("that are no images or of no class")
+    halves, seen, linked = {half: [] for half in HALVES if half in places}, set(), []
+    for by_links in (False, True):  # a file is of the class where it lies, whatever links lead to it
+        entered = {os.path.realpath(place) for place in (root, *places.values())}
+        for half, samples in halves.items():
+            samples += _find_samples(places[half], seen, entered, linked if by_links else None)
+    if linked:
+        for samples in halves.values():
+            samples.sort(key=lambda sample: sample.key)
+    outside = [path for path in linked if not Path(path).is_relative_to(os.path.realpath(folder))]
+    if outside:
+        warn(f"{len(outside):,} images lie outside {folder}, where links lead to, {outside[0]} for one")
     classes = list(dict.fromkeys(sample.name for sample in halves["train"] if sample.name))
     ways = {half: place.relative_to(folder.parent) for half, place in places.items()}
     test, validation = (ways.get(half, "about a sixth of it, held out") for half in ("test", "validation"))
@@ -63,10 +62,11 @@ def find_files(path):
 
 def image_files(folder):
     """The paths of all images under a folder, sorted."""
-    walk = _Walk(folder)
-    walk.settle([walk.folder])
-    files = sorted(walk.images(walk.folder))
-    walk.tell("without the name of an image")
+    others, seen = [], set()
+    files = _images_under(folder, seen, {os.path.realpath(folder)}, None, others)
+    files = sorted(files + _images_under(folder, seen, {os.path.realpath(folder)}, [], []))
+    if others:
+        warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
     return files
 
 
@@ -121,9 +121,9 @@ def _half_of(name, of_a_word=False):
 # Samples
 
 
-def _find_classes(root, walk):
-    """The class folders in a folder, {path: name}, or the folder itself, {root: None}, if it has images."""
-    here = _look(root)
+def _find_samples(root, seen, entered, linked):
+    """The samples in a folder of class folders or of images, as _images_under finds them."""
+    here, samples = _look(root), []
     classes = [folder for folder in here.folders if _look(folder).images]
     left = [folder for folder in here.folders if folder not in classes]
     others = list(here.others)
@@ -136,12 +136,17 @@ def _find_classes(root, walk):
         raise DataError(f"{what} ({', '.join(EXTENSIONS)}): {how}")
     if left:
         warn(f"left out {listed([folder.name for folder in left])} of {root}: no image is right in them")
-    if not classes:
-        return {root: None}
-    walk.others += others + here.images  # beside the class folders: of no class
-    for folder in here.upward:
-        walk.leave_out(folder)
-    return dict(zip(classes, _class_names(root, classes), strict=True))
+    if classes:
+        others += here.images  # beside the class folders: of no class
+        entered |= {os.path.realpath(folder) for folder in classes}  # a link leads to no other class
+        for folder, name in zip(classes, _class_names(root, classes), strict=True):
+            images = _images_under(folder, seen, entered, linked, others)
+            samples += [Sample(path, name, _key(root, path)) for path in images]
+    else:
+        samples = [Sample(path, None, _key(root, path)) for path in _take(here.images, seen, linked)]
+    if others:
+        warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
+    return samples
 
 
 def _class_names(root, folders):
@@ -172,18 +177,16 @@ class _Listing(NamedTuple):
     folders: list
     images: list
     others: list
-    upward: list  # links to the folder itself, or to one around it
 
 
 def _look(folder):
-    listing = _Listing([], [], [], [])
+    listing = _Listing([], [], [])
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
         if entry.name.startswith(".") or entry.name.lower() in SYSTEMS:
             continue
         if entry.is_dir():
-            leads_up = entry.is_symlink() and _lies_in(os.path.realpath(folder), os.path.realpath(path))
-            (listing.upward if leads_up else listing.folders).append(path)
+            listing.folders.append(path)
         elif path.suffix.lower() not in EXTENSIONS:
             listing.others.append(str(path))
         elif not path.exists():
@@ -193,94 +196,32 @@ def _look(folder):
     return listing
 
 
-class _Walk:
-    """A way through a folder that takes every file once, where it really lies, and counts what it leaves out.
+def _images_under(folder, seen, entered, linked, others):
+    """The images in a folder and those below, each once by its real path. Adds to all but the folder.
 
-    A home is a class folder, or the folder of images without classes. Links to single files, and links right
-    in the folder, as of a class, may lead out of it, which is said; no folder is followed out of it from
-    deeper inside.
+    Without a list ``linked`` no link is followed; with one what is new comes by links, and is added there.
     """
-
-    def __init__(self, folder):
-        self.folder, self.root = Path(folder), os.path.realpath(folder)
-        self.homes = {}  # by their real paths
-        self.owners = {}  # of files outside all homes, by their real paths: the home with the first link
-        self.others, self.known, self.outside, self.brought = [], [], [], []
-
-    def settle(self, homes):
-        """Say which homes there are. Of several that are one, the real folder is it, not a link to it."""
-        for home in sorted(homes, key=os.path.islink):
-            real = os.path.realpath(home)
-            if self._home_of(real) is None:
-                self.homes[real] = home
-
-    def images(self, home, deep=True):
-        """The images in a home and, if ``deep``, in the folders below."""
-        real = os.path.realpath(home)
-        if self.homes.get(real) != home:
-            self.known.append(home)
-            return []
-        found = list(self._steps(home, home, real, deep, {real}))
-        taken, files = {real for _, real, is_link in found if not is_link}, []
-        for path, real, is_link in found:
-            if is_link and home != (self._home_of(real) or self.owners.setdefault(real, home)):
-                self.known.append(path)
-            elif not is_link or real not in taken:
-                taken.add(real)
-                files.append(path)
-                if not _lies_in(real, self.root):
-                    self.brought.append(real)
-        return files
-
-    def _steps(self, home, folder, real, deep, entered, by_link=False):
-        """Each image in a folder and those below: its path, its real path, and whether a link led there."""
-        here = _look(folder)
-        self.others += here.others
-        for path in here.images:
-            is_link = os.path.islink(path)
-            place = os.path.realpath(path) if is_link else os.path.join(real, os.path.basename(path))
-            yield path, place, by_link or is_link
-        for inner in (here.folders + here.upward) * deep:
-            is_link, place = os.path.islink(inner), os.path.realpath(inner)
-            owner, is_around = self._home_of(place), any(_lies_in(own, place) for own in self.homes)
-            if owner is None and not is_around and inner.parent == self.folder:
-                owner = self.homes[place] = home  # a link right in the folder, which may lead anywhere
-            if owner not in (None, home) or (owner is None and (is_around or not _lies_in(place, self.root))):
-                self.leave_out(inner)
-            elif not is_link or place not in entered:
-                entered |= {place} if is_link else set()
-                yield from self._steps(home, inner, place, deep, entered, by_link or is_link)
-
-    def _home_of(self, real):
-        """The home that a real path lies in, or None."""
-        return next(
-            (self.homes[str(at)] for at in (Path(real), *Path(real).parents) if str(at) in self.homes), None
-        )
-
-    def leave_out(self, folder):
-        """Count a folder that is not followed."""
-        real = os.path.realpath(folder)
-        (self.known if _lies_in(real, self.root) or self._home_of(real) else self.outside).append(folder)
-
-    def tell(self, what):
-        """Warn of what was left out, files that are ``what`` among it, and of what lies elsewhere."""
-        if self.others:
-            warn(f"left out {len(self.others):,} files {what}, {self.others[0]} among them")
-        if self.known:
-            some = (
-                f"{len(self.known):,} links to what {self.folder} has elsewhere, {self.known[0]} among them"
-            )
-            warn(f"left out {some}: copy what you want there")
-        if self.outside:
-            some = f"{len(self.outside):,} folders that lie outside {self.folder}"
-            warn(f"left out {some}, {self.outside[0]} among them: copy them in, or name such a folder itself")
-        if self.brought:
-            some = (
-                f"{len(self.brought):,} images that lie outside {self.folder}, {self.brought[0]} among them"
-            )
-            warn(f"links bring in {some}: take those links away unless you want that")
+    if linked is None and os.path.islink(folder):
+        return []
+    here = _look(folder)
+    others += here.others
+    images = _take(here.images, seen, linked)
+    for inner in here.folders:
+        real = os.path.realpath(inner)
+        if real not in entered and (linked is not None or not os.path.islink(inner)):
+            entered.add(real)
+            images += _images_under(inner, seen, entered, linked, others)
+    return images
 
 
-def _lies_in(real, folder):
-    """Whether a real path is that of a folder or of something in it."""
-    return real == folder or real.startswith(os.path.join(folder, ""))
+def _take(files, seen, linked):
+    """Those of the files that are new by their real paths, links only with a list ``linked``."""
+    taken = []
+    for file in files:
+        real = os.path.realpath(file)
+        if real not in seen and (linked is not None or not os.path.islink(file)):
+            seen.add(real)
+            taken.append(file)
+            if linked is not None:
+                linked.append(real)
+    return taken
