@@ -252,7 +252,10 @@ def restore_training(run, network, optimizer):
         if isinstance(network, MoveConditioned):
             network.embeddings.load_state_dict(saved)
         # How to step is a matter of this device and of this code, and not of those that began the run.
-        for group, begun in zip(optimizer.param_groups, run.optimizer["param_groups"], strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        for group, begun in zip(groups, run.optimizer["param_groups"], strict=True):
+            if begun["params"] != group["params"]:
+                raise ValueError("other weights")
             begun.update({name: value for name, value in group.items() if name != "params"})
         optimizer.load_state_dict(run.optimizer)
         for parameter, state in optimizer.state.items():

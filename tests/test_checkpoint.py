@@ -99,6 +99,11 @@ def test_optimizer_state_of_another_shape_is_refused(model):
         own[name] = torch.zeros(3, 1)
         with pytest.raises(UserError, match="start a new run"):
             restore_training(Run(Settings(), optimizer=state), model, make_optimizer(model, 0.01, 0.1))
+    state = copy.deepcopy(optimizer.state_dict())
+    group = state["param_groups"][0]
+    group["params"] = [group["params"][0]] * len(group["params"])
+    with pytest.raises(UserError, match="start a new run"):
+        restore_training(Run(Settings(), optimizer=state), model, make_optimizer(model, 0.01, 0.1))
 
 
 def test_nothing_is_saved_twice(saved, model):
