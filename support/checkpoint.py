@@ -214,7 +214,7 @@ def _run_in(content, config):
     if settings.of_folder != (run.source in ("folder", "file")):  # no data set's name, nor a folder's
         raise ValueError("data set")
     columns = [name for row in run.history for name in row]
-    names = [settings.dataset, settings.from_, run.source, run.id, run.out or "", *run.classes, *columns]
+    names = [settings.dataset, run.source, run.id, run.out or "", *run.classes, *columns]
     if not all(type(name) is str and name.isprintable() for name in names):
         raise ValueError("names")
     if len(run.id) != 16 or len(run.history) > settings.epochs:  # an empty file is no run's mark

@@ -15,7 +15,7 @@ import torch
 from settings import DATASETS, Settings
 from support.checkpoint import Run, load_checkpoint
 from support.device import pick_precision
-from support.errors import Terminated, UserError
+from support.errors import Terminated, UserError, shown
 from support.files import check_outputs, from_here, is_elsewhere, locked, write_file
 from support.flags import flag_of, typed_settings
 from support.images import needs_inverting, on_light_ground
@@ -238,25 +238,25 @@ def open_model(path, device, images=None):
     model, run = load_checkpoint(path, device)
     for name in ("encode", "decode_logits", "decode_all"):
         setattr(model, name, insist(getattr(model, name)))
-    shown = from_here(path)
+    name = from_here(path)
     settings = run.settings
     if images is not None:
         if not settings.of_folder:
             raise UserError(
-                f"--images is for a model of one's own, and {shown} is of {settings.dataset_name}"
+                f"--images is for a model of one's own, and {name} is of {settings.dataset_name}"
             )
         run.settings, run.typed = replace(settings, dataset=images), True
     elif settings.of_folder and run.mixture is None and is_elsewhere(settings.dataset):
         run.settings = replace(settings, dataset=f"./{settings.dataset_name}")  # nothing compares its images
     folder = Path(run.settings.dataset).resolve()
     what = folder if settings.of_folder and folder.exists() else settings.dataset_name
-    line = f"using {shown}: {len(run.history)} of {settings.epochs} epochs on {what}"
+    line = f"using {name}: {len(run.history)} of {settings.epochs} epochs on {what}"
     if run.source == "sample":
         line += " (5,000-digit sample)"
     if settings.importance_samples > 1:
         line += f", {settings.importance_samples} importance samples"
     if settings.from_:
-        line += f", started from {settings.from_}"
+        line += f", started from {shown(settings.from_)}"
     if run.history:
         last = run.history[-1]
         line += f", {settings.test_split} -ELBO {last['test_bce'] + last['test_kld']:.2f} nats"

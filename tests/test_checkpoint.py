@@ -205,7 +205,6 @@ def test_another_format_version_is_refused(save_content, version):
         {"id": ""},
         {"id": "\ud800" * 16},
         {"out": "\ud800"},
-        {"args": {"from_": "vae.pt\nnext: python generate.py"}},
         {"source": "\x1b[2J"},
         {"images": "many"},
         {"checksum": 0.5},

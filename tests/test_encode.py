@@ -330,7 +330,7 @@ def test_bad_file_among_good_ones_is_left_out_on_demand(trained, call, own_folde
 def test_names_from_files_are_shown_and_not_obeyed(trained, call, own_folder, digits):
     """Neither by a terminal nor by a spreadsheet."""
     loaded, state = load_checkpoint(trained.checkpoint)
-    state.settings = replace(state.settings, from_="\x1b[2J.pt")
+    state.settings = replace(state.settings, from_="\x1b[2J\nnext: a.pt")
     save_checkpoint("passed on.pt", loaded, state)
     for name in ("\x1b[31mred\n.png", "=1+1.png"):
         Image.fromarray(digits.test[0][7]).save(name)
@@ -338,7 +338,7 @@ def test_names_from_files_are_shown_and_not_obeyed(trained, call, own_folder, di
     files = ("\x1b[31mred\n.png", "=1+1.png", "bad\x1b[31m.png")
     result = call("encode", "--checkpoint", "passed on.pt", *files, "--skip-bad")
     assert result.code == 0 and "\x1b" not in result.out + result.err[0]
-    assert r"started from \x1b[2J.pt" in result.out and r"\x1b[31mred" in result.out
+    assert r"started from \x1b[2J\nnext: a.pt" in result.out and r"\x1b[31mred\n.png   -ELBO" in result.out
     assert len(result.err) == 1 and r"bad\x1b[31m.png" in result.err[0]
     assert [row["file"] for row in rows_of("outputs/encoded.csv")] == [files[0], "'=1+1.png"]
 
