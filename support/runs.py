@@ -242,9 +242,7 @@ def open_model(path, device, images=None):
     settings = run.settings
     if images is not None:
         if not settings.of_folder:
-            raise UserError(
-                f"--images is for a model of one's own, and {name} is of {settings.dataset_name}"
-            )
+            raise UserError(f"--images is for a model of one's own, and {name} is of {settings.dataset_name}")
         run.settings, run.typed = replace(settings, dataset=images), True
     elif settings.of_folder and run.mixture is None and is_elsewhere(settings.dataset):
         run.settings = replace(settings, dataset=f"./{settings.dataset_name}")  # nothing compares its images
