@@ -37,8 +37,7 @@ def parse_args():
     add("--iw-samples", type=flags.count, metavar="K", help="also estimate -log p(x) from K samples of z")
     spread = flags.number(float, at_least=1)
     add("--iw-spread", type=spread, default=1.0, help="widen q(z|x) by this factor, no std beyond 1")
-    choices, text = ["auto", "fp32", "bf16"], "of the decoder for z that are sampled"
-    add("--precision", choices=choices, default="auto", help=text)
+    add("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="of the decoder of sampled z")
     add("--samples", action="store_true", help="also judge samples, by a classifier trained in a minute")
     add("--json", type=flags.user_path, metavar="FILE", help="also write the numbers to this file")
     flags.add_shared(parser, "--checkpoint", "--data-dir", "--images", "--seed", "--device")

@@ -47,7 +47,9 @@ def find_files(path):
     for by_links in (False, True):  # a file is of the class where it lies, whatever links lead to it
         entered = {os.path.realpath(place) for place in (root, *places.values())}
         for half, samples in halves.items():
-            samples += _find_samples(places[half], seen, entered, linked if by_links else None)
+            found = _find_samples(places[half], seen, entered, by_links)
+            samples += found
+            linked += [os.path.realpath(sample.picture) for sample in found] if by_links else []
     if linked:
         for samples in halves.values():
             samples.sort(key=lambda sample: sample.key)
@@ -63,8 +65,8 @@ def find_files(path):
 def image_files(folder):
     """The paths of all images under a folder, sorted."""
     others, seen = [], set()
-    files = _images_under(folder, seen, {os.path.realpath(folder)}, None, others)
-    files = sorted(files + _images_under(folder, seen, {os.path.realpath(folder)}, [], []))
+    files = _images_under(folder, seen, {os.path.realpath(folder)}, False, others)
+    files = sorted(files + _images_under(folder, seen, {os.path.realpath(folder)}, True, []))
     if others:
         warn(f"left out {len(others):,} without the name of an image, {others[0]} among them")
     return files
@@ -121,7 +123,7 @@ def _half_of(name, of_a_word=False):
 # Samples
 
 
-def _find_samples(root, seen, entered, linked):
+def _find_samples(root, seen, entered, by_links):
     """The samples in a folder of class folders or of images, as _images_under finds them."""
     here, samples = _look(root), []
     classes = [folder for folder in here.folders if _look(folder).images]
@@ -140,10 +142,10 @@ def _find_samples(root, seen, entered, linked):
         others += here.images  # beside the class folders: of no class
         entered |= {os.path.realpath(folder) for folder in classes}  # a link leads to no other class
         for folder, name in zip(classes, _class_names(root, classes), strict=True):
-            images = _images_under(folder, seen, entered, linked, others)
+            images = _images_under(folder, seen, entered, by_links, others)
             samples += [Sample(path, name, _key(root, path)) for path in images]
     else:
-        samples = [Sample(path, None, _key(root, path)) for path in _take(here.images, seen, linked)]
+        samples = [Sample(path, None, _key(root, path)) for path in _take(here.images, seen, by_links)]
     if others:
         warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
     return samples
@@ -196,32 +198,27 @@ def _look(folder):
     return listing
 
 
-def _images_under(folder, seen, entered, linked, others):
-    """The images in a folder and those below, each once by its real path. Adds to all but the folder.
+def _images_under(folder, seen, entered, by_links, others):
+    """The images in a folder and those below, each once by its real path; links are followed ``by_links``.
 
-    Without a list ``linked`` no link is followed; with one what is new comes by links, and is added there.
+    Adds to the real paths of files seen and of folders entered, and to the others, which are no images.
     """
-    if linked is None and os.path.islink(folder):
+    if os.path.islink(folder) and not by_links:
         return []
     here = _look(folder)
     others += here.others
-    images = _take(here.images, seen, linked)
-    for inner in here.folders:
-        real = os.path.realpath(inner)
-        if real not in entered and (linked is not None or not os.path.islink(inner)):
-            entered.add(real)
-            images += _images_under(inner, seen, entered, linked, others)
+    images = _take(here.images, seen, by_links)
+    for inner in _take(here.folders, entered, by_links):
+        images += _images_under(inner, seen, entered, by_links, others)
     return images
 
 
-def _take(files, seen, linked):
-    """Those of the files that are new by their real paths, links only with a list ``linked``."""
+def _take(paths, known, by_links):
+    """Those of the paths that are new by their real paths, which become known; links only ``by_links``."""
     taken = []
-    for file in files:
-        real = os.path.realpath(file)
-        if real not in seen and (linked is not None or not os.path.islink(file)):
-            seen.add(real)
-            taken.append(file)
-            if linked is not None:
-                linked.append(real)
+    for path in paths:
+        real = os.path.realpath(path)
+        if real not in known and (by_links or not os.path.islink(path)):
+            known.add(real)
+            taken.append(path)
     return taken
