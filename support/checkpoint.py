@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from augmentation import MoveConditioned
+from data_sets import DATASETS
 from mixture import is_mixture
 from model import RECON, ConvVAE
-from settings import DATASETS, Settings
+from settings import Settings
 from support.errors import CheckpointError, UserError
 from support.files import from_here, write_file
 

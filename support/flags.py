@@ -5,7 +5,8 @@ import dataclasses
 import unicodedata
 from pathlib import Path
 
-from settings import DATASETS, Settings, check_bounds
+from data_sets import DATASETS
+from settings import Settings, check_bounds
 from support.arrays import SUFFIXES, is_array
 from support.errors import UserError
 from support.terminal import CHECKPOINT, DATA_DIR, listed

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from settings import DATASETS
+from data_sets import DATASETS
 from support.errors import DataError
 from support.terminal import warn
 
@@ -142,7 +142,7 @@ def _read_files(name, image_file, label_file):
     if labels.min() < first or labels.max() > last:
         raise DataError(
             f"{label_file} has labels from {labels.min()} to {labels.max()} where {first} to {last} belong: "
-            f"{advice}, or set first_label in settings.py to the number at which they start"
+            f"{advice}, or set first_label in data_sets.py to the number at which they start"
         )
     images = torch.from_numpy(images).unsqueeze(1)  # (N, 28, 28) -> (N, 1, 28, 28)
     if data_set.transposed:

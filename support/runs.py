@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from settings import DATASETS, Settings
+from data_sets import DATASETS
+from settings import Settings
 from support.checkpoint import Run, load_checkpoint
 from support.device import pick_precision
 from support.errors import Terminated, UserError, shown

@@ -127,7 +127,7 @@ def copy(tmp_path):
 
 
 def test_there_are_seven_diffs_and_a_flag():
-    assert [file for file, _ in CHANGES] == ["settings.py", "train.py", *["model.py"] * 3, *["train.py"] * 2]
+    assert [file for file, _ in CHANGES] == ["data_sets.py", "train.py", *["model.py"] * 3, *["train.py"] * 2]
     assert "**Another size of z**: `python train.py --latent-dim 8`" in README
 
 

@@ -13,7 +13,7 @@ from conftest import load_dataset
 from torchvision.datasets import CIFAR10, EMNIST, MNIST, QMNIST
 
 from data import batches, to_float
-from settings import DATASETS, DataSet
+from data_sets import DATASETS, DataSet
 from support import idx, terminal
 from support.errors import DataError, UserError
 from support.flags import class_number

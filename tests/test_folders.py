@@ -14,8 +14,9 @@ from PIL import Image
 
 import train
 from data import load_split
+from data_sets import DATASETS
 from model import ConvVAE
-from settings import DATASETS, Settings
+from settings import Settings
 from support import flags, folders, paper
 from support.checkpoint import Run, load_checkpoint, save_checkpoint
 from support.errors import CheckpointError, DataError, UserError

@@ -14,8 +14,9 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import train
 import tsne
+from data_sets import DATASETS
 from mixture import sample_mixture
-from settings import DATASETS, Settings
+from settings import Settings
 from support import pictures
 from support.checkpoint import load_checkpoint
 from support.device import pick_precision
