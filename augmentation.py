@@ -1,8 +1,8 @@
 """Training images moved at random, and a network that is told how, so that its own images are not moved.
 
 Images that are scaled, turned, sheared and shifted are new in every epoch, but whoever learns to draw
-them draws crooked and blurred digits. So the network is conditional on the moves a of each: it learns
-q(z|x, a) and p(x|z, a), and at a = 0, where it is tested, saved and sampled, it is a plain VAE.
+them draws crooked and blurred digits. So the network is conditional on an image's moves, called a: it
+learns q(z|x, a) and p(x|z, a), and at a = 0, where it is tested, saved and sampled, it is a plain VAE.
 Jun et al., "Distribution Augmentation for Generative Modeling", ICML 2020; Karras et al. 2022
 (arXiv:2206.00364, appendix F.2) do so for diffusion.
 """
@@ -39,13 +39,14 @@ def draw_moves(x, still=0.0):
 def move(x, moves, size=1.0):
     """Images x (B, 1, H, W) in [0, 1], each moved as ``moves`` (B, 6) says, ``size`` times LIMITS at most.
 
-    Interpolation blurs; a contrast 1.33 times as high about middle gray gives MNIST's pixels their entropy
-    back. It is meant for writing, and too stark for photographs. Moves of 0 leave an image as it is.
+    Interpolation blurs; a contrast 1.33 times as high about middle gray makes MNIST's pixels as sharp as they
+    were, by their entropy. It is too stark for photographs. Moves of 0 leave an image as it is.
     """
     limits = size * torch.tensor(LIMITS, device=x.device)
     maps = torch.eye(2, 3, device=x.device) + limits * moves.view(-1, 2, 3)  # (B, 2, 3)
     grid = F.affine_grid(maps, x.shape, align_corners=False)  # -> (B, H, W, 2)
-    # "border" would do as well, but older versions of PyTorch lack it on MPS
+    # For small moves reflection is as good as "border", which older versions of PyTorch lack on MPS; large
+    # ones would mirror ink.
     edge = "reflection" if size <= 1 else "zeros"
     moved = F.grid_sample(x, grid, padding_mode=edge, align_corners=False)
     moved = ((moved - 0.5) * 1.33 + 0.5).clamp(0, 1)
@@ -55,8 +56,8 @@ def move(x, moves, size=1.0):
 class MoveConditioned(nn.Module):
     """A ConvVAE that is told, in training, how its images were moved: in the hidden layer of either half.
 
-    An embedding of the moves is added there. It is 0 at moves of 0, and for all moves at the start. At
-    moves of 0 the outputs are the plain model's, which alone is saved.
+    An embedding of the moves is added to that layer's output. It is 0 at moves of 0, and for all moves at
+    the start. At moves of 0 the outputs are the plain model's, which is all that a finished run keeps.
     """
 
     def __init__(self, model, seed):

@@ -37,26 +37,24 @@ class Split(NamedTuple):
 def load_split(run, data_dir, split):
     """The "train", "test" or "validation" split of the data set or folder that a run is trained on.
 
-    ``run``, a support.checkpoint.Run, has the settings that name it. Raises DataError if images are missing
-    or damaged, or of other classes than the run began with.
+    ``run``, a support.checkpoint.Run, has the settings, which name the data set. Raises DataError if images
+    are missing or damaged, or of other classes than the run began with.
     """
     settings = run.settings
     found = _read(settings, data_dir, split)
-    if run.source and found.classes != run.classes:  # a run that has not begun has no source
-        here, there = (
-            f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes)
-        )
+    if run.source and found.classes != run.classes:  # without a source it has not yet seen any images
+        own, known = (f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes))
         raise DataError(
-            f"{settings.dataset} has {here}, and the model was trained on {there}: use those images"
+            f"{settings.dataset} has {own}, and the model was trained on {known}: use those images"
         )
-    if run.mixture is not None and settings.of_folder:  # a finished run: compare its images
+    if run.mixture is not None and settings.of_folder:  # the run is finished: compare the images
         train = found if split == "train" else _read(settings, data_dir, "train")
         tell_other_images(run, train)
     return found
 
 
 def _read(settings, data_dir, split):
-    """A Split as it is, whatever a run began with."""
+    """The Split that is there now, not compared with what a run began with."""
     if settings.of_folder:
         path = settings.dataset
         found = find_arrays(path) if is_array(path) else find_files(path)
@@ -75,6 +73,6 @@ def draw_pixels(x, binarize, generator=None):
 
 
 def batches(images, batch_size=EVAL_BATCH, binarize=False, generator=None):
-    """Yield uint8 images (N, 1, 28, 28), in order, as a model sees them: float32 (B, 1, 28, 28)."""
+    """Turn uint8 images (N, 1, 28, 28), in order, into what a model sees: float32 (B, 1, 28, 28) each."""
     for part in images.split(batch_size):
         yield draw_pixels(to_float(part), binarize, generator)

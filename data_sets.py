@@ -16,7 +16,7 @@ class DataSet(NamedTuple):
 
 
 def emnist(split, classes, first_label=0):
-    """One of EMNIST's data sets, which torchvision calls its splits, with torchvision's classes."""
+    """A data set of EMNIST (torchvision says split), with torchvision's classes."""
     return DataSet("EMNIST", classes, f"emnist-{split}-train", f"emnist-{split}-test", True, first_label)
 
 

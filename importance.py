@@ -39,8 +39,8 @@ def iw_loss(logits, x, mu, logvar, z):
     # detached: gradients reach the encoder through z alone
     log_w = log_weights(bce, mu.detach(), logvar.detach(), z)
     if z.requires_grad:  # not in evaluation
-        # Backward weighs the gradient of sample k by its normalised weight w_k. Doubly reparameterised,
-        # the encoder's gradient, which passes through z, is weighed by w_k^2; the decoder's keeps w_k.
+        # Backward weighs the gradient of sample k by its normalised weight w_k. What reaches the encoder,
+        # through z, is weighed by w_k once more: doubly reparameterised. The decoder's keeps w_k.
         weights = log_w.detach().softmax(0)
         z.register_hook(lambda grad: grad * weights.unsqueeze(2))
     loss = math.log(len(z)) - log_w.logsumexp(0)

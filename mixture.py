@@ -1,7 +1,7 @@
 """The latent mixture: where in the latent space the encoder puts each class.
 
-The decoder is trained where the encoder sends images, and N(0, I) has places it never
-sends any: samples from there look like no digit. So the encoded training set is summed
+The decoder is trained where the encoder sends images, and N(0, I) has places where it
+sends none: samples from there look like no digit. So the encoded training set is summed
 up by a Gaussian mixture for each class, fitted after training. The labels serve this
 summary alone; the network never sees them.
 
@@ -11,7 +11,7 @@ fit a density to the latents after training in the same way.
 
 import torch
 
-COMPONENTS = 10  # per class, each with a full covariance
+COMPONENTS = 10  # per class, or less for few images, each with a full covariance
 TEMPERATURE = 0.9  # below 1, since the tails of a component seldom decode to digits
 
 
@@ -27,7 +27,7 @@ def fit_mixture(z, labels, seed=0):
     from threadpoolctl import threadpool_limits
 
     members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]
-    # at least 4 images per latent for each component, in the smallest class, too
+    # as many as have 4 images for each latent in the smallest class, but at least one
     smallest = min(len(own) for own in members)
     components = max(1, min(COMPONENTS, smallest // (4 * z.shape[1])))
     with threadpool_limits(1):  # with matrices this small two threads take six times as long as one

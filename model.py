@@ -4,7 +4,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
 
     from model import ConvVAE, vae_loss
 
-    model = ConvVAE(latent_dim=16)                       # a trained one: support.checkpoint.load_checkpoint
+    model = ConvVAE(latent_dim=16)                       # load_checkpoint of support gives (model, run)
     logits, mu, logvar = model(x)                        # x: (B, 1, 28, 28) in [0, 1]
     loss, bce, kld = vae_loss(logits, x, mu, logvar)     # nats per image
     images = model.eval().sample(64)                     # (64, 1, 28, 28) in [0, 1]
@@ -83,7 +83,7 @@ class ConvVAE(nn.Module):
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
-        h = self.encoder(x.to(self.mu_head.weight.dtype))  # the weights' own, so that model.half() works
+        h = self.encoder(x.to(self.mu_head.weight.dtype))  # that of all weights: model.half() works
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3), no copy in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
@@ -155,14 +155,14 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-RECON = "BCE"  # the likelihood's name, for support/: printed, and compared where a checkpoint is loaded
+RECON = "BCE"  # what recon_loss is called: it is printed, and checkpoints of another one are refused
 
 
 def recon_loss(logits, x):
     """-log p(x|z) of every image in nats, summed over its pixels: logits (..., C, H, W) -> (...), float32.
 
-    The pixels are Bernoulli variables; gray levels count as their means. x has the shape of logits,
-    which may have more dimensions in front: many z for each image.
+    The pixels are Bernoulli variables; gray levels count as their means. x is (B, C, H, W), and logits
+    may have more dimensions in front of these: many z for each image.
     """
     x = x.expand_as(logits)
     return F.binary_cross_entropy_with_logits(logits.float(), x, reduction="none").flatten(-3).sum(-1)

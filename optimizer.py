@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, but Muon for the convolutions."""
+"""The optimiser: AdamW, but Muon for all convolutions between several maps."""
 
 from collections import defaultdict
 
@@ -14,7 +14,7 @@ def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
     """Muon for convolutions with several input and output channels; AdamW, with these betas, for the rest.
 
     Only the fully connected weights decay: they are nearly all of the parameters, and those that overfit.
-    Muon would more than double the time of a step on them. benchmark.py passes other betas.
+    Muon on them would more than double the time of a step. benchmark.py passes other betas.
     """
     convolutions, matrices, others = [], [], []
     for p in model.parameters():
@@ -60,7 +60,7 @@ class MuonAdamW(torch.optim.AdamW):
         ahead = []
         for p in parameters:
             state = self.state[p]
-            if "momentum" not in state:  # "step" is for load_state_dict, which expects one
+            if "momentum" not in state:  # AdamW's load_state_dict expects a "step" in every state
                 state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
             state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             # Nesterov: the momentum, moved towards this gradient once more. (out, in, k, k) ->
@@ -82,7 +82,8 @@ def orthogonal(matrices):
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
     square = x @ x.mT  # U S^2 U^T
     factor = identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):  # x <- ratio @ x: factor is the product of the ratios, square remains x x^T
-        ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square  # U (p(S) / S) U^T
+    for _ in range(ROUNDS):  # factor is the product of all ratios, and square what x x^T has become
+        # U (p(S) / S) U^T, by which x is multiplied in a round
+        ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square
         factor, square = ratio @ factor, ratio @ square @ ratio
     return factor @ x

@@ -1,7 +1,8 @@
 """Every setting of a run, once: name, type, default, help and bounds.
 
 train.py makes a flag of each field, the checkpoint keeps its value, and --resume takes it from there.
-A new setting is one line here; one in the group "network" must be an argument of ConvVAE, too.
+A new setting is one line here; one in the group "network" must be an argument of ConvVAE, too, and in
+its config.
 """
 
 import math
@@ -19,15 +20,15 @@ def setting(default, help, group="training", **bounds):
 def check_bounds(value, at_least=-math.inf, above=-math.inf, below=2**31, multiple_of=None, choices=None):
     """Raise ValueError unless ``value`` is within these bounds; NaN is within none."""
     if choices is not None:
-        bounds = {f"one of {', '.join(choices)}": value in choices}
+        checks = {f"one of {', '.join(choices)}": value in choices}
     else:
-        bounds = {
+        checks = {
             f"at least {at_least}": value >= at_least,
             f"above {above}": value > above,
             f"at most {below - 1}" if type(value) is int else f"below {below}": value < below,
             f"a multiple of {multiple_of}": multiple_of is None or value % multiple_of == 0,
         }
-    for bound, holds in bounds.items():
+    for bound, holds in checks.items():
         if not holds:
             raise ValueError(f"{value} is not {bound}")
 
@@ -51,7 +52,7 @@ class Settings:
     precision: str = setting("auto", "auto: bf16 where the hardware has it", choices=["auto", "fp32", "bf16"])
     seed: int = setting(0, "seed of all random numbers", at_least=0, below=2**32)
     from_: str = setting("", "start from this trained model, on the images it was trained on")
-
+    # support/flags.py puts the names of DATASETS before this help
     dataset: str = setting("mnist", "or a folder, of images or of one folder per class", "data")
     invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")

@@ -57,9 +57,9 @@ def main():
     if args.resume or distributed.should_resume():  # the latter after torchrun has restarted us
         model, run = load_checkpoint(args.checkpoint)  # run: settings, history, all but the weights
         run = resume_run(run, args, device)
-    elif hasattr(args, "from_"):  # start from a trained model; settings that were not typed are not in args
+    elif "from_" in args:  # --from was typed, as all settings that are in args: start from a trained model
         model, parent = load_checkpoint(args.from_)
-        run = new_run(args, device, parent)
+        run = new_run(args, device, parent)  # for the parent's network and images
     else:  # start anew
         run = new_run(args, device)
         torch.manual_seed(run.settings.seed)
@@ -69,7 +69,7 @@ def main():
     with lock_checkpoint(run, args.checkpoint):
         with distributed.local_main_process_first():  # the first may download, while the others wait
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
-        check_images(run, train, test)  # an error if the run began with others; a new run notes these
+        check_images(run, train, test)  # an error if the run began with other images; a new run notes its own
         train, test = train.to(device), test.to(device)
         network = model  # what is trained: the model, or a wrapper around it; what is saved is the model
         if settings.importance_samples > 1:
@@ -106,14 +106,14 @@ def main():
 # Training
 
 
-def train_epoch(network, step, train, epoch, settings):
+def train_epoch(ddp_model, step, train, epoch, settings):
     """One pass over the training split: the mean ``(loss, bce, kld)`` in nats per image.
 
-    ``step(x, y, moves, lr, beta, weight)`` is train_step with the rest filled in; beta could change by epoch,
-    and weight is 1 unless ranks share batches. Everything random follows from the seed, the epoch's number
-    and the rank, so an epoch is the same whether or not the ones before it ran in this process.
+    ``step(x, y, moves, lr, beta, weight)`` is train_step with the rest filled in; you may let beta change by
+    epoch, and weight is 1 unless ranks share batches. Everything random follows from the seed, the number of
+    the epoch and the rank: an epoch is the same whether or not those before it ran in this process.
     """
-    network.train()
+    ddp_model.train()
     generator = torch.Generator().manual_seed(mix_seed(settings.seed, epoch, 0))  # the same on all ranks
     order = torch.randperm(len(train.images), generator=generator).to(train.images.device)
     torch.manual_seed(mix_seed(settings.seed, epoch, 1 + distributed.get_rank()))
@@ -123,7 +123,7 @@ def train_epoch(network, step, train, epoch, settings):
     with progress(desc=f"epoch {epoch}/{settings.epochs}", total=steps, unit="step") as bar:
         for number, (indices, weight) in enumerate(distributed.rank_batches(order, settings.batch_size)):
             x, y = to_float(train.images[indices]), train.labels[indices]  # (B, 1, 28, 28), (B,)
-            x, moves = augment(x, settings, epoch)  # moves (B, 6): the network is told of them with --augment
+            x, moves = augment(x, settings, epoch)  # by --augment or --move-epochs; moves (B, 6)
             x = draw_pixels(x, settings.binarize or epoch <= settings.binarize_epochs)
             lr = learning_rate((epoch - 1) * steps + number, settings.epochs * steps, settings.lr)
             losses = step(x, y, moves, lr, beta, weight)
@@ -134,17 +134,17 @@ def train_epoch(network, step, train, epoch, settings):
     return means.compute()
 
 
-def train_step(network, optimizer, settings, x, y, moves, lr, beta, weight):
+def train_step(ddp_model, optimizer, settings, x, y, moves, lr, beta, weight):
     """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
     ``moves`` (B, 6) are for MoveConditioned; ``weight`` makes up for ranks with unequal parts of a batch, 1
-    where one process trains alone. On a CUDA GPU a step is recorded once; x, y, moves, lr, beta and weight
-    are then tensors that are filled anew. So whatever changes from step to step has to be passed in, and
-    nothing may ask for a value, with .item() or print.
+    where one process trains alone. On a CUDA GPU a step is recorded once and replayed; its inputs, from x to
+    weight, are then tensors into which new values are copied. So whatever changes from step to step has to be
+    passed in, and nothing may ask for a value, with .item() or print.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    loss, bce, kld = loss_of_batch(network, x, y, moves, beta, settings)
+    loss, bce, kld = loss_of_batch(ddp_model, x, y, moves, beta, settings)
     optimizer.zero_grad()
     (weight * loss).backward()
     optimizer.step()
@@ -155,7 +155,7 @@ def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
     """The ``(loss, bce, kld)`` of images x (B, 1, 28, 28) in [0, 1]; training minimises the loss.
 
     The labels y (B,) are for a network that is conditional on them, which ConvVAE is not; the moves (B, 6),
-    or None in tests, for MoveConditioned.
+    or None where a split is tested on, for MoveConditioned.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         told = [moves] if settings.augment else []
@@ -174,7 +174,7 @@ def mean_loss(network, split, settings):
     size = max(1, EVAL_BATCH // settings.importance_samples)
     parts = enumerate(zip(batches(split.images, size), split.labels.split(size), strict=True))
     mine = itertools.islice(parts, distributed.get_rank(), None, distributed.get_world_size())
-    for number, (x, y) in mine:  # the number of a batch, not the rank, seeds its z; 0 is no epoch's number
+    for number, (x, y) in mine:  # a batch's number seeds its z, and not the rank; training has no epoch 0
         generator = torch.Generator(x.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, y, None, settings.beta, settings, generator), len(x))

@@ -34,7 +34,7 @@ class Run:
     history: list = field(default_factory=list)  # for every epoch its metrics, {name: number}
     id: str = field(default_factory=lambda: secrets.token_hex(8))  # of this run and its folder, till its end
     images: int | None = None  # how many it trains on,
-    checksum: int | None = None  # and data.checksum of them: a resumed run must find the same
+    checksum: int | None = None  # and runs.checksum of them: a resumed run must find the same
     out: str | None = None  # the folder of its pictures and metrics, until it is finished
     optimizer: dict | None = None  # the optimiser's state, until it is finished
     moves: dict | None = None  # the weights of MoveConditioned's own layers, until it is finished
