@@ -2,7 +2,7 @@
 # numpy 1.26.4: loadtxt() into a small integer type wraps what does not fit, and cuts fractions, with no
 # more than a DeprecationWarning, which Python does not show outside of __main__. numpy 2.4.6 raises.
 # Output seen: "numpy 1.26.4 [44 255 0]", then "numpy 2.4.6 ValueError".
-# In the product: support/tables.py makes the warning an error, and reads such a table as floats.
+# In the product: support/arrays.py makes the warning an error, and reads such a table as floats.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
