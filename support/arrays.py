@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from support.errors import DataError, reason_of
-from support.images import File, Sample, read_pages
+from support.images import File, Sample
 from support.terminal import listed, progress
 
 SUFFIXES = (".npz", ".npy", ".csv", ".csv.gz", ".parquet")
@@ -92,15 +92,13 @@ def _find_halves(path, arrays, notes):
         )
         if of_images is None:
             continue
-        images, levels = _to_images(f"{of_images} of {path}", arrays[of_images])
+        images, kind = _to_images(f"{of_images} of {path}", arrays[of_images])
         labels = _to_names(f"{of_labels} of {path}", arrays[of_labels]) if of_labels else [None] * len(images)
         if not images or len(images) != len(labels):
             counts = f"{len(images):,} images in {of_images} and {len(labels):,} labels"
             raise DataError(f"{path} has {counts}: save as many of both")
-        keys = [hashlib.blake2b(np.asarray(own, "<f4").tobytes()).digest() for own in levels]
-        halves[half] = [Sample(*sample) for sample in zip(images, labels, keys, strict=True)]
-        shapes = [" x ".join(map(str, shape)) for shape in sorted({own.shape for own in levels})]
-        notes.append(f"{of_images}: {len(images):,} of {listed(shapes, 3)}, {levels[0].dtype.name}")
+        halves[half] = [Sample(*own, _key(own[0])) for own in zip(images, labels, strict=True)]
+        notes.append(f"{of_images}: {len(images):,} {kind}")
         others = [name for name in others if name not in (of_images, of_labels)]
     there = listed(others) or "nothing"
     if not halves:
@@ -111,13 +109,20 @@ def _find_halves(path, arrays, notes):
     return halves
 
 
-def _to_images(what, values):
-    """An array of any layout, or the cells of a table -> a list of pictures, and one of their levels.
+def _key(image):
+    """By whose hash an image is held out, or not: its levels of any type, or the bytes of its file."""
+    content = image.content if isinstance(image, File) else np.asarray(image, "<f4").tobytes()
+    return hashlib.blake2b(content).digest()
 
-    The levels of a picture are (H, W), (H, W, 3) in colour, or in a table (H, W, 2) with what is transparent.
-    """
+
+def _to_images(what, values):
+    """An array of any layout, or a table's column of files -> a list of pictures, and their kind in words."""
     if isinstance(values, list):
-        return _decode(what, values)
+        cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in values]
+        for number, cell in enumerate(cells):
+            if not isinstance(cell, bytes):
+                raise DataError(f"{what} has no picture in row {number}: save a PNG's bytes there")
+        return [File(cell, f"row {number} of {what}") for number, cell in enumerate(cells)], "files"
     values = np.asarray(values)
     shape = values.shape
     if values.dtype.kind not in "buif":
@@ -132,22 +137,7 @@ def _to_images(what, values):
         raise DataError(f"{what} has shape {shape}, and images have {layouts}: reshape it")
     if not np.isfinite(array).all():
         raise DataError(f"{what} has NaN or infinity among its levels: mend it")
-    return list(array), list(array)
-
-
-def _decode(what, cells):
-    """As _to_images, of a column of the bytes of pictures' files, or of dicts of them. Raises DataError."""
-    files, levels = [], []
-    for number, cell in enumerate(cells):
-        try:
-            files.append(File(cell["bytes"] if isinstance(cell, dict) else cell, f"row {number} of {what}"))
-            page = next(read_pages(files[-1]))
-        except MemoryError:
-            raise
-        except Exception:  # Pillow raises whatever a broken file makes its readers raise
-            raise DataError(f"{what} has no picture in row {number}: save a PNG's bytes there") from None
-        levels.append(np.dstack([page.levels, page.alpha]) if page.alpha else page.levels)
-    return files, levels
+    return list(array), f"of {' x '.join(map(str, array.shape[1:]))}, {array.dtype.name}"
 
 
 def _to_names(what, values):
