@@ -1,4 +1,4 @@
-"""A ConvVAE as lists of layers, with its batch normalisation folded away: what explore.py gives to the page.
+"""A ConvVAE as lists of layers: what explore.py gives to the page.
 
 Nothing here knows the network's sizes: another latent size, other channels, more layers of
 these kinds and residual blocks need no change. A layer is a dict; all are as in eval mode,
@@ -8,7 +8,7 @@ step from maps to a vector moves nothing:
     conv         weight (out, k, k, in), bias (out,), stride, padding
     transposed   weight (k, k, out, in), bias (out,), stride, padding
     linear       weight (out, in), bias (out,)
-    scale        scale (C,), shift (C,): a batch normalisation with no convolution right before it
+    scale        scale (C,), shift (C,): a batch normalisation
     leaky        slope
     maxpool      size
     reshape      shape [H, W, C]
@@ -62,7 +62,9 @@ def _layers(*modules):
         if isinstance(module, nn.Sequential):
             layers += _layers(*module)
         elif isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats:
-            _append_batch_norm(layers, module)
+            scale = module.weight * (module.running_var + module.eps).rsqrt()
+            shift = module.bias - module.running_mean * scale
+            layers.append({"kind": "scale", "scale": scale, "shift": shift})
         elif isinstance(module, nn.Conv2d) and _is_plain(module):
             layers.append(_convolution("conv", module, module.weight.permute(0, 2, 3, 1)))
         elif isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
@@ -80,23 +82,6 @@ def _layers(*modules):
         else:
             raise UserError(f"the page cannot run this layer of the network: {module}")
     return layers
-
-
-def _append_batch_norm(layers, module):
-    """Fold a batch normalisation into the layer right before it, or append it as two numbers a channel.
-
-    One that stands before a convolution with zero padding cannot go into that: its shift would
-    have to be absent at the border.
-    """
-    scale = module.weight * (module.running_var + module.eps).rsqrt()
-    shift = module.bias - module.running_mean * scale
-    before = layers[-1] if layers else {"kind": None}
-    if before["kind"] in ("conv", "transposed", "linear"):
-        output = 2 if before["kind"] == "transposed" else 0  # the axis of the output's channels
-        before["weight"] = (before["weight"].movedim(output, -1) * scale).movedim(-1, output)
-        before["bias"] = before["bias"] * scale + shift
-    else:
-        layers.append({"kind": "scale", "scale": scale, "shift": shift})
 
 
 def _is_plain(module):
