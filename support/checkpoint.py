@@ -21,7 +21,7 @@ from support.files import from_here, write_file
 FORMAT, VERSION = "conv-vae", 1
 COLUMNS = ("train_loss", "test_loss", "test_bce", "test_kld")  # of a history's rows, which are read again
 # what of a Run is not in every checkpoint
-OPTIONAL = dict(id=str, images=int, checksum=int, out=str, optimizer=dict, moves=dict, mixture=dict)
+OPTIONAL = ("id", "images", "checksum", "out", "optimizer", "moves", "mixture")
 
 
 @dataclass
@@ -85,9 +85,7 @@ def save_checkpoint(path, model, run):
         "classes": run.classes,
         "history": run.history,
     }
-    for name in OPTIONAL:
-        if getattr(run, name) is not None:
-            content[name] = getattr(run, name)
+    content |= {name: getattr(run, name) for name in OPTIONAL if getattr(run, name) is not None}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_file(path, buffer.getbuffer())
@@ -112,10 +110,8 @@ def load_checkpoint(path, device="cpu"):
     checkpoint, or of another network.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():  # nor a pipe, which would wait for ever
         raise CheckpointError(f"no checkpoint at {path}: train one with python train.py")
-    if not path.is_file():  # a pipe would wait for ever
-        raise CheckpointError(f"{path} is not a file: name a checkpoint")
     try:
         content = _read(path)
     except (CheckpointError, PermissionError):
@@ -207,10 +203,8 @@ def _run_in(content, config):
         history=content["history"],
         **{name: content[name] for name in OPTIONAL if name in content},
     )
-    kinds = [(settings, item.name, item.type) for item in fields(Settings)]
-    kinds += [(run, "source", str), (run, "classes", list), (run, "history", list)]
-    kinds += [(run, name, kind) for name, kind in OPTIONAL.items() if name in content]
-    if not all(type(getattr(holder, name)) is kind for holder, name, kind in kinds):
+    exact = all(type(getattr(settings, item.name)) is item.type for item in fields(settings))
+    if not exact or not all(isinstance(getattr(run, item.name), item.type) for item in fields(run)):
         raise TypeError
     if settings.of_folder != (run.source in ("folder", "file")):  # no data set's name, nor a folder's
         raise ValueError("data set")
