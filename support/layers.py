@@ -65,12 +65,14 @@ def _layers(*modules):
             scale = module.weight * (module.running_var + module.eps).rsqrt()
             shift = module.bias - module.running_mean * scale
             layers.append({"kind": "scale", "scale": scale, "shift": shift})
-        elif isinstance(module, nn.Conv2d) and _is_plain(module):
-            layers.append(_convolution("conv", module, module.weight.permute(0, 2, 3, 1)))
-        elif isinstance(module, nn.ConvTranspose2d) and _is_plain(module):
-            layers.append(_convolution("transposed", module, module.weight.permute(2, 3, 1, 0)))
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and _is_plain(module):
+            kind, axes = ("transposed", (2, 3, 1, 0)) if module.transposed else ("conv", (0, 2, 3, 1))
+            options = {"stride": module.stride[0], "padding": module.padding[0]}
+            weight, bias = module.weight.permute(axes), _bias(module, module.out_channels)
+            layers.append({"kind": kind, "weight": weight, "bias": bias, **options})
         elif isinstance(module, nn.Linear):
-            layers.append({"kind": "linear", "weight": module.weight, "bias": _bias(module)})
+            bias = _bias(module, module.out_features)
+            layers.append({"kind": "linear", "weight": module.weight, "bias": bias})
         elif isinstance(module, nn.LeakyReLU):
             layers.append({"kind": "leaky", "slope": module.negative_slope})
         elif isinstance(module, nn.MaxPool2d) and module.padding == 0 and module.stride == module.kernel_size:
@@ -91,19 +93,8 @@ def _is_plain(module):
     return square and usual and not any(module.output_padding)
 
 
-def _convolution(kind, module, weight):
-    return {
-        "kind": kind,
-        "weight": weight,
-        "bias": _bias(module),
-        "stride": module.stride[0],
-        "padding": module.padding[0],
-    }
-
-
-def _bias(module):
+def _bias(module, outputs):
     """The bias (out,), zeros where the module has none."""
-    outputs = module.out_features if isinstance(module, nn.Linear) else module.out_channels
     return torch.zeros(outputs) if module.bias is None else module.bias
 
 
