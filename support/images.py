@@ -332,10 +332,8 @@ def _levels(image, kind):
 
 def _alpha(image, kind):
     """What of a PIL image is transparent, as a Page has it."""
-    level = image.info.get("transparency")
     if kind != "8-bit":  # one level stands for nothing
+        level = image.info.get("transparency")
         return None if level is None else Image.fromarray(np.uint8(255) * (np.asarray(image) != level))
-    if level is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        alpha = image.convert("RGBA").getchannel("A")
-        return alpha if alpha.getextrema()[0] < 255 else None
-    return None
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    return alpha if alpha and alpha.getextrema()[0] < 255 else None
