@@ -125,7 +125,7 @@ def _half_of(name, of_a_word=False):
 
 def _find_samples(root, seen, entered, by_links):
     """The samples in a folder of class folders or of images, as _images_under finds them."""
-    here, samples = _look(root), []
+    here, groups = _look(root), {}  # {class: its images}
     classes = [folder for folder in here.folders if _look(folder).images]
     left = [folder for folder in here.folders if folder not in classes]
     others = list(here.others)
@@ -142,13 +142,12 @@ def _find_samples(root, seen, entered, by_links):
         others += here.images  # beside the class folders: of no class
         entered |= {os.path.realpath(folder) for folder in classes}  # a link leads to no other class
         for folder, name in zip(classes, _class_names(root, classes), strict=True):
-            images = _images_under(folder, seen, entered, by_links, others)
-            samples += [Sample(path, name, _key(root, path)) for path in images]
+            groups[name] = _images_under(folder, seen, entered, by_links, others)
     else:
-        samples = [Sample(path, None, _key(root, path)) for path in _take(here.images, seen, by_links)]
+        groups[None] = _take(here.images, seen, by_links)
     if others:
         warn(f"left out {len(others):,} files that are no images or of no class, {others[0]} among them")
-    return samples
+    return [Sample(path, name, _key(root, path)) for name, images in groups.items() for path in images]
 
 
 def _class_names(root, folders):
