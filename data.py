@@ -47,7 +47,7 @@ def load_split(run, data_dir, split):
         raise DataError(
             f"{settings.dataset} has {own}, and the model was trained on {known}: use those images"
         )
-    if run.mixture is not None and settings.of_folder:  # the run is finished: compare the images
+    if run.mixture is not None and settings.own_images:  # the run is finished: compare the images
         train = found if split == "train" else _read(settings, data_dir, "train")
         tell_other_images(run, train)
     return found
@@ -55,7 +55,7 @@ def load_split(run, data_dir, split):
 
 def _read(settings, data_dir, split):
     """The Split that is there now, not compared with what a run began with."""
-    if settings.of_folder:
+    if settings.own_images:
         path = settings.dataset
         found = find_arrays(path) if is_array(path) else find_files(path)
         return Split(*make_split(settings, split, *found))

@@ -78,7 +78,7 @@ class Settings:
             raise ValueError(
                 f"--binarize-epochs {self.binarize_epochs} leaves no gray ones of --epochs {self.epochs}"
             )
-        if not self.of_folder and (self.image_size != 28 or self.invert or self.skip_bad):
+        if not self.own_images and (self.image_size != 28 or self.invert or self.skip_bad):
             raise ValueError(
                 f"--image-size, --invert and --skip-bad are for a folder, and not for {self.dataset}"
             )
@@ -95,11 +95,11 @@ class Settings:
         return "validation" if self.validate else "test"
 
     @property
-    def of_folder(self):
+    def own_images(self):
         """Whether ``dataset`` is a folder or a file of one's own, and no name in DATASETS."""
         return self.dataset not in DATASETS
 
     @property
     def dataset_name(self):
         """What to call the data set: without the path to its folder."""
-        return Path(self.dataset).name if self.of_folder else self.dataset
+        return Path(self.dataset).name if self.own_images else self.dataset

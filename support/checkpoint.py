@@ -49,7 +49,7 @@ class Run:
         from, and from_here of its images; no id, with which they could have its folder written to.
         """
         settings = replace(self.settings, from_=Path(self.settings.from_).name)
-        if settings.of_folder:
+        if settings.own_images:
             folder = from_here(settings.dataset)
             settings = replace(settings, dataset=f"./{folder}" if folder in DATASETS else folder)
         only_to_go_on = dict.fromkeys(["id", "out", "optimizer", "moves"])  # all None
@@ -206,7 +206,7 @@ def _run_in(content, config):
     exact = all(type(getattr(settings, item.name)) is item.type for item in fields(settings))
     if not exact or not all(isinstance(getattr(run, item.name), item.type) for item in fields(run)):
         raise TypeError
-    if settings.of_folder != (run.source in ("folder", "file")):  # no data set's name, nor a folder's
+    if settings.own_images != (run.source in ("folder", "file")):  # no data set's name, nor a folder's
         raise ValueError("data set")
     columns = [name for row in run.history for name in row]
     names = [settings.dataset, run.source, run.id, run.out or "", *run.classes, *columns]

@@ -11,17 +11,33 @@ from support.checkpoint import is_finite
 from support.errors import UserError
 from support.files import write_table
 
+FEW_IMAGES, FEW_STEPS, ENOUGH = 10_000, 2000, 5000  # steps: enough for 500 and 4,000 images (STUDY.md)
+
 
 def describe(model, run, device, train, test):
-    """What was found, in a line: device, precision, data, network; then what was read of one's own images."""
+    """What was found, in a line: device, precision, data, network; then what was read of one's own images,
+    and what to do where they are few.
+    """
     settings, world_size = run.settings, distributed.get_world_size()
-    images = Path(settings.dataset).resolve() if settings.of_folder else settings.dataset
+    images = Path(settings.dataset).resolve() if settings.own_images else settings.dataset
     line = (
         f"{device.type}{f' x {world_size}' if world_size > 1 else ''}, {settings.precision}; "
         f"{images} ({run.source}), {len(train.images):,} training and {len(test.images):,} "
         f"{settings.test_split} images; {sum(p.numel() for p in model.parameters()):,} parameters"
     )
-    return "\n".join([line, *train.notes])
+    return "\n".join([line, *train.notes, *advice(run, len(train.images))])
+
+
+def advice(run, images):
+    """A line for a new run that is too short for its few images; nothing for others."""
+    settings, steps_per_epoch = run.settings, math.ceil(images / run.settings.batch_size)
+    steps = settings.epochs * steps_per_epoch
+    if run.history or images >= FEW_IMAGES or steps >= FEW_STEPS:
+        return []
+    line = f"only {steps:,} steps in all: --epochs {ENOUGH // steps_per_epoch} makes {ENOUGH:,}"
+    if not settings.augment:
+        line += ", and --augment 3 keeps so few images from being learnt by heart"
+    return [line]
 
 
 def metrics(epoch, train_loss, test_loss, images, seconds):

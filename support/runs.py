@@ -89,7 +89,7 @@ def _elsewhere(folder, flag):
 
 def _known_images(run, typed):
     """What is to be found in a folder elsewhere that only a checkpoint names."""
-    if "dataset" in typed or not run.settings.of_folder or not is_elsewhere(run.settings.dataset):
+    if "dataset" in typed or not run.settings.own_images or not is_elsewhere(run.settings.dataset):
         return {}
     if run.checksum is None:
         raise _elsewhere(run.settings.dataset, "--dataset")
@@ -120,7 +120,7 @@ def check_images(run, train, test):
 
     Raises UserError, also where the run could not be finished: the mixture needs two images of each class.
     """
-    flag = "--dataset" if run.settings.of_folder else "--data-dir"
+    flag = "--dataset" if run.settings.own_images else "--data-dir"
     count, content = len(train.images), checksum(train.images, train.labels)
     differs = None
     if run.source not in ("", train.source):
@@ -139,7 +139,7 @@ def check_images(run, train, test):
             f"{name} has {counts[rarest]} of the training images and the latent mixture needs 2 of each: "
             f"check {flag}"
         )
-    if run.settings.of_folder:
+    if run.settings.own_images:
         _tell_of_own_images(run, train, test)
     run.source, run.classes, run.images, run.checksum = train.source, train.classes, count, content
 
@@ -242,13 +242,13 @@ def open_model(path, device, images=None):
     name = from_here(path)
     settings = run.settings
     if images is not None:
-        if not settings.of_folder:
+        if not settings.own_images:
             raise UserError(f"--images is for a model of one's own, and {name} is of {settings.dataset_name}")
         run.settings, run.typed = replace(settings, dataset=images), True
-    elif settings.of_folder and run.mixture is None and is_elsewhere(settings.dataset):
+    elif settings.own_images and run.mixture is None and is_elsewhere(settings.dataset):
         run.settings = replace(settings, dataset=f"./{settings.dataset_name}")  # nothing compares its images
     folder = Path(run.settings.dataset).resolve()
-    what = folder if settings.of_folder and folder.exists() else settings.dataset_name
+    what = folder if settings.own_images and folder.exists() else settings.dataset_name
     line = f"using {name}: {len(run.history)} of {settings.epochs} epochs on {what}"
     if run.source == "sample":
         line += " (5,000-digit sample)"
