@@ -1,8 +1,8 @@
 """Training images moved at random, and a network that is told how, so that its own images are not moved.
 
 Images that are scaled, turned, sheared and shifted are new in every epoch, but whoever learns to draw
-them draws crooked and blurred digits. So the network is conditional on an image's moves, called a: it
-learns q(z|x, a) and p(x|z, a), and at a = 0, where it is tested, saved and sampled, it is a plain VAE.
+them draws crooked and blurred digits. So the network is conditional on the moves m of an image: it learns
+q(z|x, m) and p(x|z, m), and at m = 0, where it is tested, saved and sampled, it is a plain VAE.
 Jun et al., "Distribution Augmentation for Generative Modeling", ICML 2020; Karras et al. 2022
 (arXiv:2206.00364, appendix F.2) do so for diffusion.
 """
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from model import LEAK
 
-# The largest change, at size 1, of each number of an affine map of coordinates from -1 to 1: scale, shear and
-# shift of x; shear, scale and shift of y. That is 3 % of scale, 3.4 degrees and, of 28 pixels, 0.4 of one.
+# By how much, at size 1, each entry of affine_grid's 2 x 3 matrix changes at most: scale, shear, shift of x;
+# shear, scale, shift of y. In images of 28 pixels: 3 % of scale, 3.4 degrees and a shift of 0.4 pixels.
 LIMITS = ((0.03, 0.06, 0.03), (0.06, 0.03, 0.03))
-STILL = 0.1  # the share of images that are not moved where the network is told of moves
+STILL = 0.1  # with --augment: the share of images left as they are, which is how it is tested
 
 
 def augment(x, settings, epoch):
@@ -54,10 +54,10 @@ def move(x, moves, size=1.0):
 
 
 class MoveConditioned(nn.Module):
-    """A ConvVAE that is told, in training, how its images were moved: in the hidden layer of either half.
+    """A ConvVAE that is told, in training, how its images were moved: in its encoder_fc and decoder_fc.
 
-    An embedding of the moves is added to that layer's output. It is 0 at moves of 0, and for all moves at
-    the start. At moves of 0 the outputs are the plain model's, which is all that a finished run keeps.
+    An embedding of the moves is added to the first layer's output. It is 0 at moves of 0, and for all moves
+    at the start. So at moves of 0 this is the plain model, and a finished run keeps nothing else.
     """
 
     def __init__(self, model, seed):

@@ -1,8 +1,8 @@
 """The images: loading a data set, and turning its bytes into what the model sees.
 
-A data set of this kind is small (MNIST: 47 MB), so all of it lives in one uint8
-tensor on the training device, and a batch is a single indexing operation. There is
-no DataLoader, no worker process and no per-image transform to wait for.
+A data set of this kind is small (MNIST's training images: 47 MB), so each split is one uint8
+tensor, which train.py moves to its device, and a batch is a single indexing operation. There
+is no DataLoader, no worker process and no per-image transform to wait for.
 """
 
 from typing import NamedTuple
@@ -42,12 +42,12 @@ def load_split(run, data_dir, split):
     """
     settings = run.settings
     found = _read(settings, data_dir, split)
-    if run.source and found.classes != run.classes:  # without a source it has not yet seen any images
-        own, known = (f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes))
+    if run.source and found.classes != run.classes:  # the source is empty until a run has read its images
+        now, then = (f"the classes {listed(c)}" if c else "no classes" for c in (found.classes, run.classes))
         raise DataError(
-            f"{settings.dataset} has {own}, and the model was trained on {known}: use those images"
+            f"{settings.dataset} has {now}, and the model was trained on {then}: use those images"
         )
-    if run.mixture is not None and settings.own_images:  # the run is finished: compare the images
+    if run.mixture is not None and settings.own_images:  # finished: say so if the images have changed
         train = found if split == "train" else _read(settings, data_dir, "train")
         tell_other_images(run, train)
     return found
@@ -57,8 +57,8 @@ def _read(settings, data_dir, split):
     """The Split that is there now, not compared with what a run began with."""
     if settings.own_images:
         path = settings.dataset
-        found = find_arrays(path) if is_array(path) else find_files(path)
-        return Split(*make_split(settings, split, *found))
+        halves, classes, notes = find_arrays(path) if is_array(path) else find_files(path)
+        return Split(*make_split(settings, split, halves, classes, notes))
     return Split(*load_idx(settings, data_dir, split))
 
 

@@ -4,7 +4,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
 
     from model import ConvVAE, vae_loss
 
-    model = ConvVAE(latent_dim=16)                       # load_checkpoint of support gives (model, run)
+    model = ConvVAE(latent_dim=16)                       # a trained one: load_checkpoint(path) of support
     logits, mu, logvar = model(x)                        # x: (B, 1, 28, 28) in [0, 1]
     loss, bce, kld = vae_loss(logits, x, mu, logvar)     # nats per image
     images = model.eval().sample(64)                     # (64, 1, 28, 28) in [0, 1]
@@ -50,7 +50,7 @@ class ConvVAE(nn.Module):
             nn.MaxPool2d(2),  # -> (B, c1, 14, 14)
             nn.LeakyReLU(LEAK),
             nn.Conv2d(c1, c2, 3, padding=1),  # -> (B, c2, 14, 14)
-            ResidualBlock(c2),
+            ResidualBlock(c2),  # activated in its body, and after the pool
             nn.MaxPool2d(2),  # -> (B, c2, 7, 7)
             nn.LeakyReLU(LEAK),
             nn.Conv2d(c2, c3, 3, padding=1),  # -> (B, c3, 7, 7)
@@ -83,7 +83,7 @@ class ConvVAE(nn.Module):
         """
         if x.shape[1:] != (1, self.side, self.side):
             raise ValueError(f"images {tuple(x.shape)} for a model of (B, 1, {self.side}, {self.side})")
-        h = self.encoder(x.to(self.mu_head.weight.dtype))  # that of all weights: model.half() works
+        h = self.encoder(x.to(self.mu_head.weight.dtype))  # to the weights' dtype: float16 after model.half()
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, c3, 7, 7) -> (B, 7 * 7 * c3), no copy in channels_last
         h = self.encoder_fc(h)  # -> (B, hidden_dim)
         return self.mu_head(h).float(), self.logvar_head(h).float().clamp(*LOGVAR_RANGE)
@@ -155,7 +155,7 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-RECON = "BCE"  # what recon_loss is called: it is printed, and checkpoints of another one are refused
+RECON = "BCE"  # the name of recon_loss, for printing; checkpoints that were trained with another are refused
 
 
 def recon_loss(logits, x):

@@ -1,12 +1,12 @@
-"""The optimiser: AdamW, but Muon for all convolutions between several maps."""
+"""The optimiser: Muon for convolutions with several input and output channels, AdamW for the rest."""
 
 from collections import defaultdict
 
 import torch
 
 MOMENTUM = 0.95
-# p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5, applied five times, maps [0.0015, 1] into [0.68, 1.21]:
-# the Newton-Schulz iteration of Jordan et al. 2024
+# orthogonal() applies p(s) = 3.4445 s - 4.7750 s^3 + 2.0315 s^5 to singular values s, five times, and so
+# maps [0.0015, 1] into [0.68, 1.21]: the Newton-Schulz iteration of Jordan et al. 2024
 LINEAR, CUBIC, QUINTIC, ROUNDS = 3.4445, -4.7750, 2.0315, 5
 
 
@@ -60,16 +60,16 @@ class MuonAdamW(torch.optim.AdamW):
         ahead = []
         for p in parameters:
             state = self.state[p]
-            if "momentum" not in state:  # AdamW's load_state_dict expects a "step" in every state
+            if "momentum" not in state:  # AdamW's load_state_dict wants a "step", which stays 0
                 state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
             state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-            # Nesterov: the momentum, moved towards this gradient once more. (out, in, k, k) ->
+            # Nesterov: 0.95 of the momentum and 0.05 of this gradient. (out, in, k, k) ->
             # (out, in * k * k); in and out change places in a transposed convolution
             ahead.append(p.grad.lerp(state["momentum"], MOMENTUM).flatten(1))
             p.grad = None  # so that AdamW passes it by
         for p, direction in zip(parameters, orthogonal(torch.stack(ahead)), strict=True):
             p.mul_(1 - lr * weight_decay)
-            # orthogonal rows have a root mean square of 1 / sqrt(columns): this makes it 0.2 lr
+            # orthogonal rows have a root mean square of 1 / sqrt(columns), the longer side: made 0.2 lr here
             p.sub_(direction.view_as(p) * (0.2 * max(direction.shape) ** 0.5 * lr))
 
 
@@ -82,8 +82,8 @@ def orthogonal(matrices):
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
     square = x @ x.mT  # U S^2 U^T
     factor = identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):  # factor is the product of all ratios, and square what x x^T has become
-        # U (p(S) / S) U^T, by which x is multiplied in a round
+    for _ in range(ROUNDS):  # x is to become factor @ x; square is what its x x^T is by then
+        # a round multiplies x by this, U (p(S) / S) U^T
         ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square
         factor, square = ratio @ factor, ratio @ square @ ratio
     return factor @ x

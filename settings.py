@@ -53,15 +53,15 @@ class Settings:
     seed: int = setting(0, "seed of all random numbers", at_least=0, below=2**32)
     from_: str = setting("", "start from this trained model, on the images it was trained on")
     # support/flags.py puts the names of DATASETS before this help
-    dataset: str = setting("mnist", "or a folder, of images or of one folder per class", "data")
+    dataset: str = setting("mnist", "or a folder of images or of a folder per class, or a file", "data")
     invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
     validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
     binarize: bool = setting(False, "draw black or white pixels from gray levels, anew every batch", "data")
-    binarize_epochs: int = setting(0, "--binarize in the first N epochs only, as noise", "data", at_least=0)
+    binarize_epochs: int = setting(0, "--binarize in the first N epochs; tests stay gray", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
     augment: float = setting(
-        0.0, "move them in all epochs, X times as far, and tell the network how", "data", at_least=0
+        0.0, "move in all epochs, X times as far as --move-epochs; tell the network how", "data", at_least=0
     )
 
     def __post_init__(self):
@@ -84,7 +84,7 @@ class Settings:
             )
 
     @property
-    def network(self):
+    def network_arguments(self):
         """The settings that are arguments of ConvVAE, {name: value}."""
         names = [item.name for item in fields(self) if item.metadata["group"] == "network"]
         return {name: getattr(self, name) for name in names}

@@ -57,21 +57,21 @@ def main():
     if args.resume or distributed.should_resume():  # the latter after torchrun has restarted us
         model, run = load_checkpoint(args.checkpoint)  # run: settings, history, all but the weights
         run = resume_run(run, args, device)
-    elif "from_" in args:  # --from was typed, as all settings that are in args: start from a trained model
+    elif "from_" in args:  # args has the settings that were typed; --from: start from a trained model
         model, parent = load_checkpoint(args.from_)
-        run = new_run(args, device, parent)  # for the parent's network and images
+        run = new_run(args, device, parent)  # takes over the parent's size of network and its images
     else:  # start anew
         run = new_run(args, device)
         torch.manual_seed(run.settings.seed)
-        model = ConvVAE(**run.settings.network)
+        model = ConvVAE(**run.settings.network_arguments)
     settings = run.settings  # with a precision of fp32 or bf16: "auto" has been resolved
 
     with lock_checkpoint(run, args.checkpoint):
         with distributed.local_main_process_first():  # the first may download, while the others wait
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
-        check_images(run, train, test)  # an error if the run began with other images; a new run notes its own
+        check_images(run, train, test)  # an error if the run began with others; a new run notes its own
         train, test = train.to(device), test.to(device)
-        network = model  # what is trained: the model, or a wrapper around it; what is saved is the model
+        network = model  # what is trained: the model, or a wrapper, whose weights a run keeps until its end
         if settings.importance_samples > 1:
             network = ImportanceWeighted(model, settings.importance_samples)
         elif settings.augment:
@@ -79,7 +79,7 @@ def main():
         network.to(device, memory_format=torch.channels_last)
         ddp_model = distributed.wrap(network, settings.batch_size)  # network itself, or DDP under torchrun
         optimizer = make_optimizer(network, settings.lr, settings.weight_decay)
-        restore_training(run, network, optimizer)  # if the run goes on
+        restore_training(run, network, optimizer)  # if the run goes on: optimiser's state, wrapper's weights
         step = functools.partial(train_step, ddp_model, optimizer, settings)
         step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, then replayed
 
@@ -138,9 +138,9 @@ def train_step(ddp_model, optimizer, settings, x, y, moves, lr, beta, weight):
     """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
     ``moves`` (B, 6) are for MoveConditioned; ``weight`` makes up for ranks with unequal parts of a batch, 1
-    where one process trains alone. On a CUDA GPU a step is recorded once and replayed; its inputs, from x to
-    weight, are then tensors into which new values are copied. So whatever changes from step to step has to be
-    passed in, and nothing may ask for a value, with .item() or print.
+    where one process trains alone. There, on a CUDA GPU, a step of a full batch is recorded once and
+    replayed; its inputs, from x to weight, are then tensors into which new values are copied. So whatever
+    changes from step to step has to be passed in, and nothing may ask for a value, with .item() or print.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -155,10 +155,10 @@ def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
     """The ``(loss, bce, kld)`` of images x (B, 1, 28, 28) in [0, 1]; training minimises the loss.
 
     The labels y (B,) are for a network that is conditional on them, which ConvVAE is not; the moves (B, 6),
-    or None where a split is tested on, for MoveConditioned.
+    None for a test, are for MoveConditioned.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        told = [moves] if settings.augment else []
+        told = [moves] if settings.augment else []  # with --move-epochs the network is not told of them
         logits, mu, logvar, *z = network(x, generator, *told)  # only ImportanceWeighted returns a z
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
@@ -167,14 +167,14 @@ def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
 
 @torch.no_grad()
 def mean_loss(network, split, settings):
-    """Mean ``(loss, bce, kld)`` of a split, shared among the ranks, with the same random z every epoch."""
+    """Mean ``(loss, bce, kld)`` of a split, shared among the ranks, with the same noise in z every epoch."""
     network.eval()  # not DDP's wrapper, which would wait for ranks with fewer batches
     distributed.broadcast_buffers(network)  # rank 0's means and variances of batch norms, which are saved
     means = Means(split.images.device)
     size = max(1, EVAL_BATCH // settings.importance_samples)
     parts = enumerate(zip(batches(split.images, size), split.labels.split(size), strict=True))
     mine = itertools.islice(parts, distributed.get_rank(), None, distributed.get_world_size())
-    for number, (x, y) in mine:  # a batch's number seeds its z, and not the rank; training has no epoch 0
+    for number, (x, y) in mine:  # seeded by batch, not by rank; 0 is an epoch that training never has
         generator = torch.Generator(x.device).manual_seed(mix_seed(settings.seed, 0, number))
         x = draw_pixels(x, settings.binarize, generator)
         means.add(loss_of_batch(network, x, y, None, settings.beta, settings, generator), len(x))

@@ -66,7 +66,7 @@ def save_checkpoint(path, model, run):
     Raises OSError if that fails; an earlier checkpoint is then still in place.
     """
     settings = asdict(run.settings)
-    missing = run.settings.network.keys() - model.config.keys()
+    missing = run.settings.network_arguments.keys() - model.config.keys()
     if missing:
         raise ValueError(f"ConvVAE's config lacks {', '.join(missing)}: no model could be rebuilt from it")
     # plain numbers, whatever a column of metrics was made of: no other type could be loaded again

@@ -24,7 +24,7 @@ from support.terminal import CHECKPOINT, listed, warn
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pretrained.pt"
 # What a run that starts --from a trained model takes from it: what the model is and what it is for.
-INHERITED = (*Settings().network, "dataset", "invert", "binarize", "validate")
+INHERITED = (*Settings().network_arguments, "dataset", "invert", "binarize", "validate")
 REPORTS = re.compile(r"((img|recon)_from_epoch\d+\.png|metrics\.csv|loss_curves\.png|film\.gif)(\.\d+\.tmp)?")
 MARK = ".run"  # a file in the folder of a run, with the run's id
 

@@ -18,9 +18,10 @@ from data_sets import DATASETS
 from mixture import sample_mixture
 from settings import Settings
 from support import pictures
-from support.checkpoint import load_checkpoint
+from support.checkpoint import Run, load_checkpoint
 from support.device import pick_precision
 from support.judge import load_judge, sample_table
+from support.reports import advice
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +329,16 @@ def test_packaged_sample_trains_and_says_so(call, own_folder):
 
 
 # Resuming
+
+
+def test_short_run_on_few_images_says_what_they_need():
+    [line] = advice(Run(Settings()), 4000)
+    assert line.startswith("20 epochs are few for 4,000 images: try --epochs 150 --augment 3, ")
+    [line] = advice(Run(Settings(augment=2.0)), 500)
+    assert line == "20 epochs are few for 500 images: try --epochs 200"
+    assert "--augment 6" in advice(Run(Settings()), 500)[0]
+    assert advice(Run(Settings(epochs=1)), 60_000) == advice(Run(Settings(epochs=100)), 500) == []
+    assert advice(Run(Settings(), history=[{"epoch": 1}]), 500) == []  # it goes on: too late for advice
 
 
 def test_stopped_and_resumed_run_equals_the_uninterrupted_one(stopped, read_metrics):
