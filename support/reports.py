@@ -35,7 +35,7 @@ def advice(run, images):
         return []
     epochs, size = (200, 6) if images < 2000 else (150, 3)  # measured on 500 and on 4,000: STUDY.md
     line = f"{settings.epochs} epochs are few for {images:,} images: try --epochs {epochs}"
-    return [line if settings.augment else f"{line} --augment {size}, or it would learn them by heart"]
+    return [line if settings.augment else f"{line}, and --augment {size} so that it learns none by heart"]
 
 
 def metrics(epoch, train_loss, test_loss, images, seconds):
