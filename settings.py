@@ -52,6 +52,7 @@ class Settings:
     precision: str = setting("auto", "auto: bf16 where the hardware has it", choices=["auto", "fp32", "bf16"])
     seed: int = setting(0, "seed of all random numbers", at_least=0, below=2**32)
     from_: str = setting("", "start from this trained model, on the images it was trained on")
+
     # support/flags.py puts the names of DATASETS before this help
     dataset: str = setting("mnist", "or a folder of images or of a folder per class, or a file", "data")
     invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")

@@ -69,7 +69,7 @@ def main():
     with lock_checkpoint(run, args.checkpoint):
         with distributed.local_main_process_first():  # the first may download, while the others wait
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
-        check_images(run, train, test)  # an error if the run began with others; a new run notes its own
+        check_images(run, train, test)  # an error if the run began with other images; a new run notes its own
         train, test = train.to(device), test.to(device)
         network = model  # what is trained: the model, or a wrapper, whose weights a run keeps until its end
         if settings.importance_samples > 1:
