@@ -34,7 +34,7 @@ def advice(run, images):
     if run.history or settings.from_ or images >= FEW_IMAGES or settings.epochs >= FEW_EPOCHS:
         return []
     epochs, size = (200, 6) if images < 2000 else (150, 3)  # measured on 500 and on 4,000: STUDY.md
-    line = f"{settings.epochs} epochs are few for {images:,} images: try --epochs {epochs}"
+    line = f"--epochs {settings.epochs} is little for {images:,} images: try --epochs {epochs}"
     return [line if settings.augment else f"{line}, and --augment {size} so that it learns none by heart"]
 
 

@@ -333,9 +333,9 @@ def test_packaged_sample_trains_and_says_so(call, own_folder):
 
 def test_short_run_on_few_images_says_what_they_need():
     [line] = advice(Run(Settings()), 4000)
-    assert line.startswith("20 epochs are few for 4,000 images: try --epochs 150, and --augment 3 ")
+    assert line.startswith("--epochs 20 is little for 4,000 images: try --epochs 150, and --augment 3 ")
     [line] = advice(Run(Settings(augment=2.0)), 500)
-    assert line == "20 epochs are few for 500 images: try --epochs 200"
+    assert line == "--epochs 20 is little for 500 images: try --epochs 200"
     assert "--augment 6" in advice(Run(Settings()), 500)[0]
     assert advice(Run(Settings(epochs=1)), 60_000) == advice(Run(Settings(epochs=100)), 500) == []
     assert advice(Run(Settings(), history=[{"epoch": 1}]), 500) == []  # it goes on: too late for advice
