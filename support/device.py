@@ -24,14 +24,18 @@ def pick_device(name):
         name = found[0] if found else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:  # no such name
-        device = torch.device("meta")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = {"cpu": 1, "cuda": count, "mps": torch.backends.mps.is_available()}  # how many there are
-    if (device.index or 0) >= here.get(device.type, 0):
-        raise UserError(f"device '{name}' is not here: use auto, cpu, cuda, cuda:N (of {count} here) or mps")
-    if device.type == "cuda" and device.index:
-        torch.cuda.set_device(device)  # streams, graphs and waiting are the current device's
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"device '{name}' is not here ({count} CUDA devices found): use --device cpu")
+        if device.index:
+            torch.cuda.set_device(device)  # streams, graphs and waiting are the current device's
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not here: use --device cpu")
     return device
 
 
