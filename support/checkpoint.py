@@ -110,8 +110,10 @@ def load_checkpoint(path, device="cpu"):
     checkpoint, or of another network.
     """
     path = Path(path)
-    if not path.is_file():  # nor a pipe, which would wait for ever
+    if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}: train one with python train.py")
+    if not path.is_file():  # a pipe would wait for ever
+        raise CheckpointError(f"{path} is not a file: name a checkpoint")
     try:
         content = _read(path)
     except (CheckpointError, PermissionError):

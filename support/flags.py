@@ -73,10 +73,10 @@ def file_of(suffix):
 
 def data_set(text):
     """An argparse type: the name of a data set, or of a folder or file of one's own."""
-    return text if text in DATASETS else own_images(text, f"neither one of {', '.join(DATASETS)} nor")
+    return text if text in DATASETS else images_path(text, f"neither one of {', '.join(DATASETS)} nor")
 
 
-def own_images(text, what="not"):
+def images_path(text, what="not"):
     """An argparse type: a folder of images or a file of arrays, whose full path it becomes."""
     path = user_path(text).resolve()
     if not path.is_dir() and not (path.is_file() and is_array(path)):
@@ -135,7 +135,7 @@ SHARED = {  # what they say of themselves, and what else argparse needs to know
     ),
     "--images": (
         "for a model of one's own images: where they are now, if they have moved",
-        {"type": own_images, "metavar": "PATH"},
+        {"type": images_path, "metavar": "PATH"},
     ),
     "--seed": ("where all random numbers start", {"type": SEED, "default": 0}),
     "--device": (

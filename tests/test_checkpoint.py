@@ -255,7 +255,7 @@ def test_checkpoint_of_another_network_is_not_called_damaged(saved, monkeypatch,
 
 def test_pipe_for_a_checkpoint_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match=r"no checkpoint at .*pipe"):
+    with pytest.raises(CheckpointError, match="pipe is not a file"):
         load_checkpoint(tmp_path / "pipe")
 
 

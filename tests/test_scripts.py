@@ -328,9 +328,6 @@ def test_packaged_sample_trains_and_says_so(call, own_folder):
     assert load_checkpoint(own_folder / "checkpoints" / "vae.pt")[1].source == "sample"
 
 
-# Resuming
-
-
 def test_short_run_on_few_images_says_what_they_need():
     [line] = advice(Run(Settings()), 4000)
     assert line.startswith("--epochs 20 is little for 4,000 images: try --epochs 150, and --augment 3 ")
@@ -339,6 +336,9 @@ def test_short_run_on_few_images_says_what_they_need():
     assert "--augment 6" in advice(Run(Settings()), 500)[0]
     assert advice(Run(Settings(epochs=1)), 60_000) == advice(Run(Settings(epochs=100)), 500) == []
     assert advice(Run(Settings(), history=[{"epoch": 1}]), 500) == []  # it goes on: too late for advice
+
+
+# Resuming
 
 
 def test_stopped_and_resumed_run_equals_the_uninterrupted_one(stopped, read_metrics):
