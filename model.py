@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 LEAK = 0.1  # slope of every LeakyReLU below zero
 LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55, and exp() cannot overflow
+AT_ONCE = 250  # images in encode_all and decode_all: feature maps of more leave a CPU's caches
 
 
 class ConvVAE(nn.Module):
@@ -115,13 +116,14 @@ class ConvVAE(nn.Module):
     @torch.no_grad()
     def encode_all(self, batches):
         """Any number of batches of images, on any device -> mu, logvar, (N, latent_dim) each, on the CPU."""
-        parts = [self.encode(x.to(self.mu_head.weight.device)) for x in batches]
-        return torch.cat([mu for mu, _ in parts]).cpu(), torch.cat([logvar for _, logvar in parts]).cpu()
+        parts = (part.to(self.mu_head.weight.device) for x in batches for part in x.split(AT_ONCE))
+        mu, logvar = zip(*map(self.encode, parts), strict=True)
+        return torch.cat(mu).cpu(), torch.cat(logvar).cpu()
 
     @torch.no_grad()
     def decode_all(self, z):
         """Any number of z (N, latent_dim), on any device -> images (N, 1, 28, 28) on the CPU."""
-        parts = z.to(self.mu_head.weight.device).split(1000)  # to bound the memory
+        parts = z.to(self.mu_head.weight.device).split(AT_ONCE)
         return torch.cat([self.decode(part).cpu() for part in parts])
 
     def sample(self, n, temperature=1.0, generator=None):

@@ -13,7 +13,7 @@ from support.errors import UserError
 from support.terminal import warn
 
 # z to decode at a time: with more they leave a CPU's caches, with fewer its threads wait for one another
-DECODED = {"cpu": 500, "cuda": 2000, "mps": 2000}
+DECODED = {"cpu": 250, "cuda": 2000, "mps": 2000}
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
 
@@ -57,7 +57,8 @@ def recon_of(model, z, x, precision="fp32"):
     ``precision`` is that of the decoder's layers: "fp32" or "bf16".
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model.decode_logits(z.flatten(0, -2))
+        parts = z.flatten(0, -2).split(DECODED[x.device.type])
+        logits = torch.cat([model.decode_logits(part) for part in parts])
     return recon_loss(logits.unflatten(0, z.shape[:-1]), x)
 
 
