@@ -62,7 +62,7 @@ class Settings:
     binarize_epochs: int = setting(0, "--binarize in the first N epochs; tests stay gray", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
     augment: float = setting(
-        0.0, "move in all epochs, X times as far as --move-epochs; tell the network how", "data", at_least=0
+        0.0, "move X times as far, in all epochs, and tell the network how", "data", at_least=0, below=20
     )
 
     def __post_init__(self):

@@ -29,7 +29,7 @@ from support.device import graphed, mix_seed, pick_device, timed
 from support.errors import UserError, user_errors
 from support.measures import Means
 from support.reports import check_finite, describe, metrics, report, save_film, save_reports
-from support.runs import check_images, claim_folder, lock_checkpoint, new_run, resume_run
+from support.runs import check_images, claim_folder, images_elsewhere, lock_checkpoint, new_run, resume_run
 from support.terminal import CHECKPOINT, next_step, progress
 
 WARMUP_STEPS = 200  # the learning rate rises over these, or over a tenth of all steps if that is less
@@ -213,7 +213,7 @@ def finish(path, model, run, train, data_dir):
     # Last of all: a run killed before this has not finished, and --resume does the above again.
     save_checkpoint(path, in_half(model), run.finished(mixture))
     print(f"wrote {path}\nwrote {run.out}/: grids of every epoch, film.gif, metrics.csv, loss_curves.png")
-    print(next_step(path, data_dir, "generate", "evaluate"))
+    print(next_step(path, data_dir, "generate", "evaluate", images=images_elsewhere(run)))
 
 
 @torch.no_grad()

@@ -49,8 +49,10 @@ def find_arrays(path):
         else:
             arrays, notes = _read_csv(path)
         halves = _find_halves(path, arrays, notes)
-    except (DataError, MemoryError):
+    except DataError:
         raise
+    except MemoryError:  # or no more than its header says so
+        raise DataError(f"{path} does not fit into memory: mend it, or take a machine with more") from None
     except Exception as error:  # the readers raise whatever a broken file makes them raise
         reason = reason_of(error)
         advice = "save it as UTF-8" if isinstance(error, UnicodeError) else "mend it"

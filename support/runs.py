@@ -179,6 +179,12 @@ def checksum(images, labels):
     return zlib.crc32(labels.cpu().numpy(), zlib.crc32(images.cpu().numpy()))
 
 
+def images_elsewhere(run):
+    """Where the run's own images are, if outside the working folder: scripts have to be told. Else None."""
+    path = run.settings.dataset
+    return path if run.settings.own_images and is_elsewhere(path) else None
+
+
 # Its checkpoint and its folder
 
 

@@ -53,7 +53,7 @@ BAD_ARGUMENTS = [
     ("train", "--dropout", ("1", "-0.1", "nan")),
     ("train", "--binarize-epochs", ("-1", "1.5", "half")),
     ("train", "--move-epochs", ("-1", "1.5", "half")),
-    ("train", "--augment", ("-1", "nan", "far")),
+    ("train", "--augment", ("-1", "20", "nan", "far")),
     ("train", "--seed", ("-1", "4294967296", "x")),
     ("train", "--precision", ("fp8",)),
     ("train", "--dataset", ("cifar", "emnist", "")),

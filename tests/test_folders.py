@@ -963,7 +963,8 @@ def interrupted(call, write_folder, tmp_path, monkeypatch):
 def test_resuming_from_another_folder_finds_the_images(call, interrupted, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert call("train", "--resume", "--checkpoint", interrupted).code == 0
+    result = call("train", "--resume", "--checkpoint", interrupted)
+    assert result.code == 0 and result.out.splitlines()[-1].endswith(f"--images {tmp_path / 'own'}")
     assert len(load_checkpoint(interrupted)[1].history) == 2
 
 
