@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 LEAK = 0.1  # slope of every LeakyReLU below zero
 LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55, and exp() cannot overflow
-AT_ONCE = 250  # images in encode_all and decode_all: feature maps of more leave a CPU's caches
+AT_ONCE = 250  # images in encode_all and decode_all: larger tensors take a CPU longer, image by image
 
 
 class ConvVAE(nn.Module):

@@ -12,7 +12,7 @@ from model import kl_divergence, recon_loss
 from support.errors import UserError
 from support.terminal import warn
 
-# z to decode at a time: with more they leave a CPU's caches, with fewer its threads wait for one another
+# z to decode at a time: with more they leave a CPU's caches, with fewer a GPU waits for Python
 DECODED = {"cpu": 250, "cuda": 2000, "mps": 2000}
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
