@@ -1,8 +1,8 @@
-"""Training images moved at random, and a network that is told how, so that its own images are not moved.
+"""Training images moved at random, and a network that is told how and so learns to draw unmoved ones.
 
-Images that are scaled, turned, sheared and shifted are new in every epoch, but whoever learns to draw
-them draws crooked and blurred digits. So the network is conditional on the moves m of an image: it learns
-q(z|x, m) and p(x|z, m), and at m = 0, where it is tested, saved and sampled, it is a plain VAE.
+Images that are scaled, turned, sheared and shifted are new in every epoch, but a model that learns them
+draws crooked and blurred digits. So with --augment the network is conditional on the moves m of an image:
+it learns q(z|x, m) and p(x|z, m), and at m = 0, where it is tested, saved and sampled, it is a plain VAE.
 Jun et al., "Distribution Augmentation for Generative Modeling", ICML 2020; Karras et al. 2022
 (arXiv:2206.00364, appendix F.2) do so for diffusion.
 """
@@ -16,7 +16,7 @@ from model import LEAK
 # By how much, at size 1, each entry of affine_grid's 2 x 3 matrix changes at most: scale, shear, shift of x;
 # shear, scale, shift of y. In images of 28 pixels: 3 % of scale, 3.4 degrees and a shift of 0.4 pixels.
 LIMITS = ((0.03, 0.06, 0.03), (0.06, 0.03, 0.03))
-STILL = 0.1  # with --augment: the share of images left as they are, which is how it is tested
+STILL = 0.1  # with --augment: the share of images left unmoved, as all are in a test
 
 
 def augment(x, settings, epoch):
@@ -40,7 +40,7 @@ def move(x, moves, size=1.0):
     """Images x (B, 1, H, W) in [0, 1], each moved as ``moves`` (B, 6) says, ``size`` times LIMITS at most.
 
     Interpolation blurs; a contrast 1.33 times as high about middle gray makes MNIST's pixels as sharp as they
-    were, by their entropy. It is too stark for photographs. Moves of 0 leave an image as it is.
+    were, by their entropy; for photographs it is too high. Moves of 0 leave an image as it is.
     """
     limits = size * torch.tensor(LIMITS, device=x.device)
     maps = torch.eye(2, 3, device=x.device) + limits * moves.view(-1, 2, 3)  # (B, 2, 3)

@@ -47,14 +47,14 @@ def load_split(run, data_dir, split):
         raise DataError(
             f"{settings.dataset} has {now}, and the model was trained on {then}: use those images"
         )
-    if run.mixture is not None and settings.own_images:  # finished: say so if the images have changed
+    if run.mixture is not None and settings.own_images:  # a finished run: say so if its images have changed
         train = found if split == "train" else _read(settings, data_dir, "train")
         tell_other_images(run, train)
     return found
 
 
 def _read(settings, data_dir, split):
-    """The Split that is there now, not compared with what a run began with."""
+    """The Split as it is on the disk, not compared with the run's."""
     if settings.own_images:
         path = settings.dataset
         halves, classes, notes = find_arrays(path) if is_array(path) else find_files(path)

@@ -14,7 +14,7 @@ from model import kl_divergence, recon_loss
 
 
 class ImportanceWeighted(nn.Module):
-    """A ConvVAE whose training pass draws ``samples`` z for each image."""
+    """A ConvVAE whose forward pass draws ``samples`` z for each image."""
 
     def __init__(self, model, samples):
         super().__init__()
@@ -32,8 +32,8 @@ class ImportanceWeighted(nn.Module):
 def iw_loss(logits, x, mu, logvar, z):
     """``(loss, bce, kld)`` of ImportanceWeighted's output: float32 scalars in nats per image.
 
-    loss: -log 1/K sum_k p(x, z_k) / q(z_k|x), averaged over the batch; bce, averaged over the
-    same z, and kld, in closed form, are the terms of the negative ELBO: on average loss <= bce + kld.
+    loss is the bound, negated: -log 1/K sum_k p(x, z_k) / q(z_k|x), averaged over the batch. bce, averaged
+    over the same z, and kld, in closed form, are the negative ELBO's terms: on average loss <= bce + kld.
     """
     bce = recon_loss(logits, x)  # (K, B)
     # detached: gradients reach the encoder through z alone

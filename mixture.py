@@ -27,7 +27,7 @@ def fit_mixture(z, labels, seed=0):
     from threadpoolctl import threadpool_limits
 
     members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]
-    # as many as have 4 images for each latent in the smallest class, but at least one
+    # of the smallest class each component has at least 4 images for each latent, if it is not the only one
     smallest = min(len(own) for own in members)
     components = max(1, min(COMPONENTS, smallest // (4 * z.shape[1])))
     with threadpool_limits(1):  # with matrices this small two threads take six times as long as one
@@ -45,28 +45,6 @@ def fit_mixture(z, labels, seed=0):
         "means": stack("means_").float(),
         "cholesky": torch.linalg.cholesky(stack("covariances_")).float(),
     }
-
-
-def is_mixture(value, latent_dim):
-    """Whether ``value`` can be sampled from: what fit_mixture returns, whole and finite."""
-    try:
-        classes, components = value["weights"].shape
-        shapes = {
-            "share": (classes,),
-            "weights": (classes, components),
-            "means": (classes, components, latent_dim),
-            "cholesky": (classes, components, latent_dim, latent_dim),
-        }
-        if value.keys() != shapes.keys():
-            return False
-        for name, shape in shapes.items():
-            tensor = value[name]
-            if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
-                return False
-        share, weights = value["share"], value["weights"]
-        return bool(share.min() >= 0 and share.sum() > 0 and weights.min() >= 0 and weights.sum(1).min() > 0)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
-        return False
 
 
 def sample_mixture(mixture, labels, temperature=TEMPERATURE, generator=None):

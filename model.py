@@ -4,7 +4,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes", 2013 (arXiv:1312.6114).
 
     from model import ConvVAE, vae_loss
 
-    model = ConvVAE(latent_dim=16)                       # a trained one: load_checkpoint(path) of support
+    model = ConvVAE(latent_dim=16)    # a trained one: model, run = support.checkpoint.load_checkpoint(path)
     logits, mu, logvar = model(x)                        # x: (B, 1, 28, 28) in [0, 1]
     loss, bce, kld = vae_loss(logits, x, mu, logvar)     # nats per image
     images = model.eval().sample(64)                     # (64, 1, 28, 28) in [0, 1]
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 LEAK = 0.1  # slope of every LeakyReLU below zero
 LOGVAR_RANGE = (-12.0, 8.0)  # std from 0.0025 to 55, and exp() cannot overflow
-AT_ONCE = 250  # images in encode_all and decode_all: larger tensors take a CPU longer, image by image
+AT_ONCE = 250  # images in encode_all and decode_all: on a CPU larger batches take longer per image
 
 
 class ConvVAE(nn.Module):
@@ -51,7 +51,7 @@ class ConvVAE(nn.Module):
             nn.MaxPool2d(2),  # -> (B, c1, 14, 14)
             nn.LeakyReLU(LEAK),
             nn.Conv2d(c1, c2, 3, padding=1),  # -> (B, c2, 14, 14)
-            ResidualBlock(c2),  # activated in its body, and after the pool
+            ResidualBlock(c2),  # begins with an activation of its own
             nn.MaxPool2d(2),  # -> (B, c2, 7, 7)
             nn.LeakyReLU(LEAK),
             nn.Conv2d(c2, c3, 3, padding=1),  # -> (B, c3, 7, 7)
@@ -157,7 +157,7 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-RECON = "BCE"  # the name of recon_loss, for printing; checkpoints that were trained with another are refused
+RECON = "BCE"  # the name of recon_loss, printed, and checked in checkpoints: rename it with the loss
 
 
 def recon_loss(logits, x):

@@ -37,7 +37,7 @@ def make_optimizer(model, lr, weight_decay, betas=(0.9, 0.999)):
 class MuonAdamW(torch.optim.AdamW):
     """AdamW that leaves the groups with ``muon=True`` to Muon (https://kellerjordan.github.io/posts/muon).
 
-    Adam divides the step of each number by the size of that number's own past gradients. Muon takes
+    Adam divides each parameter's step by the size of its own past gradients. Muon takes
     the momentum of a layer as one matrix and sets its singular values to about 1, so that rare
     directions move as far as common ones. Its steps have a root mean square of about 0.2 lr, as
     AdamW's usually do (Liu et al. 2025, arXiv:2502.16982), so one learning rate serves both. ``step``
@@ -69,7 +69,7 @@ class MuonAdamW(torch.optim.AdamW):
             p.grad = None  # so that AdamW passes it by
         for p, direction in zip(parameters, orthogonal(torch.stack(ahead)), strict=True):
             p.mul_(1 - lr * weight_decay)
-            # orthogonal rows have a root mean square of 1 / sqrt(columns), the longer side: made 0.2 lr here
+            # rows of norm 1 have a root mean square of 1 / sqrt(columns), the longer side: make it 0.2 lr
             p.sub_(direction.view_as(p) * (0.2 * max(direction.shape) ** 0.5 * lr))
 
 
@@ -82,7 +82,7 @@ def orthogonal(matrices):
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1
     square = x @ x.mT  # U S^2 U^T
     factor = identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):  # x is to become factor @ x; square is what its x x^T is by then
+    for _ in range(ROUNDS):  # the iterate is y = factor @ x, and square is y y^T
         # a round multiplies x by this, U (p(S) / S) U^T
         ratio = LINEAR * identity + CUBIC * square + QUINTIC * square @ square
         factor, square = ratio @ factor, ratio @ square @ ratio

@@ -54,7 +54,7 @@ class Settings:
     from_: str = setting("", "start from this trained model, on the images it was trained on")
 
     # support/flags.py puts the names of DATASETS before this help
-    dataset: str = setting("mnist", "or a folder of images or of a folder per class, or a file", "data")
+    dataset: str = setting("mnist", "or a folder of images or of folders of them, or an array file", "data")
     invert: bool = setting(False, "a folder's images are dark ink on light paper", "data")
     skip_bad: bool = setting(False, "leave out a folder's files that cannot be read", "data")
     validate: bool = setting(False, "hold out a sixth of the training images, and test on these", "data")
@@ -62,7 +62,7 @@ class Settings:
     binarize_epochs: int = setting(0, "--binarize in the first N epochs; tests stay gray", "data", at_least=0)
     move_epochs: int = setting(0, "shift, turn and scale images in the first N epochs", "data", at_least=0)
     augment: float = setting(
-        0.0, "move X times as far, in all epochs, and tell the network how", "data", at_least=0, below=20
+        0.0, "such moves X times as far, in all epochs; the network is told", "data", at_least=0, below=20
     )
 
     def __post_init__(self):
@@ -77,7 +77,7 @@ class Settings:
             raise ValueError("--augment goes with neither --move-epochs nor --importance-samples")
         if self.binarize_epochs >= self.epochs:
             raise ValueError(
-                f"--binarize-epochs {self.binarize_epochs} leaves no gray ones of --epochs {self.epochs}"
+                f"--binarize-epochs {self.binarize_epochs} is not less than --epochs {self.epochs}"
             )
         if not self.own_images and (self.image_size != 28 or self.invert or self.skip_bad):
             raise ValueError(

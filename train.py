@@ -1,7 +1,7 @@
 """Train a ConvVAE: minimise the negative ELBO, BCE + KL, and after every epoch save all that came of it.
 
     python train.py                                      # 20 epochs on the best device found
-    python train.py --epochs 100 --binarize-epochs 80    # the first of the three runs of the README's model
+    python train.py --epochs 100 --binarize-epochs 80    # the first of three runs to the README's gray model
     python train.py --epochs 100 --device cuda           # on an NVIDIA GPU
     python train.py --dataset FOLDER                     # on your own images: FOLDER/<class>/*, or FOLDER/*
     python train.py --resume                             # go on after a stop, as if there had been none
@@ -57,7 +57,7 @@ def main():
     if args.resume or distributed.should_resume():  # the latter after torchrun has restarted us
         model, run = load_checkpoint(args.checkpoint)  # run: settings, history, all but the weights
         run = resume_run(run, args, device)
-    elif "from_" in args:  # args has the settings that were typed; --from: start from a trained model
+    elif "from_" in args:  # --from was typed (args has no other settings): start from a trained model
         model, parent = load_checkpoint(args.from_)
         run = new_run(args, device, parent)  # takes over the parent's size of network and its images
     else:  # start anew
@@ -71,7 +71,7 @@ def main():
             train, test = (load_split(run, args.data_dir, split) for split in ("train", settings.test_split))
         check_images(run, train, test)  # an error if the run began with other images; a new run notes its own
         train, test = train.to(device), test.to(device)
-        network = model  # what is trained: the model, or a wrapper, whose weights a run keeps until its end
+        network = model  # what is trained: the model, or a wrapper; run.moves has what only the wrapper has
         if settings.importance_samples > 1:
             network = ImportanceWeighted(model, settings.importance_samples)
         elif settings.augment:
@@ -79,7 +79,7 @@ def main():
         network.to(device, memory_format=torch.channels_last)
         ddp_model = distributed.wrap(network, settings.batch_size)  # network itself, or DDP under torchrun
         optimizer = make_optimizer(network, settings.lr, settings.weight_decay)
-        restore_training(run, network, optimizer)  # if the run goes on: optimiser's state, wrapper's weights
+        restore_training(run, network, optimizer)  # what a run that goes on had; run.moves in any case
         step = functools.partial(train_step, ddp_model, optimizer, settings)
         step = graphed(step, optimizer, device)  # on a CUDA GPU recorded once, then replayed
 
@@ -137,10 +137,11 @@ def train_epoch(ddp_model, step, train, epoch, settings):
 def train_step(ddp_model, optimizer, settings, x, y, moves, lr, beta, weight):
     """One optimiser step on images x (B, 1, 28, 28) in [0, 1] with labels y (B,): its ``(loss, bce, kld)``.
 
-    ``moves`` (B, 6) are for MoveConditioned; ``weight`` makes up for ranks with unequal parts of a batch, 1
-    where one process trains alone. There, on a CUDA GPU, a step of a full batch is recorded once and
-    replayed; its inputs, from x to weight, are then tensors into which new values are copied. So whatever
-    changes from step to step has to be passed in, and nothing may ask for a value, with .item() or print.
+    ``moves`` (B, 6), entries of an affine map, are for MoveConditioned; ``weight``, 1 where one process
+    trains alone, makes up for ranks with unequal parts of a batch. Where one process trains on a CUDA GPU,
+    a step of a full batch is recorded once and replayed: its inputs, from x to weight, are then tensors
+    into which new values are copied. So whatever changes from step to step has to be passed in, and
+    nothing may ask for a value, with .item() or print.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -158,8 +159,8 @@ def loss_of_batch(network, x, y, moves, beta, settings, generator=None):
     None for a test, are for MoveConditioned.
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        told = [moves] if settings.augment else []  # with --move-epochs the network is not told of them
-        logits, mu, logvar, *z = network(x, generator, *told)  # only ImportanceWeighted returns a z
+        conditions = [moves] if settings.augment else []  # with --move-epochs the network is not told
+        logits, mu, logvar, *z = network(x, generator, *conditions)  # only ImportanceWeighted returns a z
     if settings.importance_samples > 1:
         return iw_loss(logits, x, mu, logvar, *z)
     return vae_loss(logits, x, mu, logvar, beta)

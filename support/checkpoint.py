@@ -12,7 +12,6 @@ import torch
 
 from augmentation import MoveConditioned
 from data_sets import DATASETS
-from mixture import is_mixture
 from model import RECON, ConvVAE
 from settings import Settings
 from support.errors import CheckpointError, UserError
@@ -225,6 +224,28 @@ def _run_in(content, config):
         if not fits or len(run.mixture["share"]) != max(1, len(run.classes)):
             raise ValueError("mixture")
     return run
+
+
+def is_mixture(value, latent_dim):
+    """Whether ``value`` can be sampled from: what fit_mixture returns, whole and finite."""
+    try:
+        classes, components = value["weights"].shape
+        shapes = {
+            "share": (classes,),
+            "weights": (classes, components),
+            "means": (classes, components, latent_dim),
+            "cholesky": (classes, components, latent_dim, latent_dim),
+        }
+        if value.keys() != shapes.keys():
+            return False
+        for name, shape in shapes.items():
+            tensor = value[name]
+            if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                return False
+        share, weights = value["share"], value["weights"]
+        return bool(share.min() >= 0 and share.sum() > 0 and weights.min() >= 0 and weights.sum(1).min() > 0)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        return False
 
 
 def optimizer_state(optimizer):

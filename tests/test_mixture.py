@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mixture import fit_mixture, is_mixture, sample_labels, sample_mixture
+from mixture import fit_mixture, sample_labels, sample_mixture
+from support.checkpoint import is_mixture
 
 
 @pytest.fixture(scope="module")
