@@ -116,9 +116,8 @@ class ConvVAE(nn.Module):
     @torch.no_grad()
     def encode_all(self, batches):
         """Any number of batches of images, on any device -> mu, logvar, (N, latent_dim) each, on the CPU."""
-        parts = (part.to(self.mu_head.weight.device) for x in batches for part in x.split(AT_ONCE))
-        mu, logvar = zip(*map(self.encode, parts), strict=True)
-        return torch.cat(mu).cpu(), torch.cat(logvar).cpu()
+        parts = (self.encode(x.to(self.mu_head.weight.device)) for xs in batches for x in xs.split(AT_ONCE))
+        return tuple(torch.cat(values).cpu() for values in zip(*parts, strict=True))  # of mu, then of logvar
 
     @torch.no_grad()
     def decode_all(self, z):
