@@ -27,7 +27,7 @@ def fit_mixture(z, labels, seed=0):
     from threadpoolctl import threadpool_limits
 
     members = [z[labels == label].double().numpy() for label in range(int(labels.max()) + 1)]
-    # of the smallest class each component has at least 4 images for each latent, if it is not the only one
+    # so many that a component of the smallest class has 4 images for each latent, but at least one
     smallest = min(len(own) for own in members)
     components = max(1, min(COMPONENTS, smallest // (4 * z.shape[1])))
     with threadpool_limits(1):  # with matrices this small two threads take six times as long as one
