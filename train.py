@@ -57,7 +57,7 @@ def main():
     if args.resume or distributed.should_resume():  # the latter after torchrun has restarted us
         model, run = load_checkpoint(args.checkpoint)  # run: settings, history, all but the weights
         run = resume_run(run, args, device)
-    elif "from_" in args:  # --from was typed (args has no other settings): start from a trained model
+    elif "from_" in args:  # --from was typed (args has only typed settings): start from a trained model
         model, parent = load_checkpoint(args.from_)
         run = new_run(args, device, parent)  # takes over the parent's size of network and its images
     else:  # start anew

@@ -51,7 +51,7 @@ def find_arrays(path):
         halves = _find_halves(path, arrays, notes)
     except DataError:
         raise
-    except MemoryError:  # or no more than its header says so
+    except MemoryError:  # perhaps only because a damaged header claims so much
         raise DataError(f"{path} does not fit into memory: mend it, or take a machine with more") from None
     except Exception as error:  # the readers raise whatever a broken file makes them raise
         reason = reason_of(error)

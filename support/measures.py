@@ -8,12 +8,12 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from torch.nn import functional as F
 
 from importance import log_weights
-from model import kl_divergence, recon_loss
+from model import AT_ONCE, kl_divergence, recon_loss
 from support.errors import UserError
 from support.terminal import warn
 
-# z to decode at a time: with more they leave a CPU's caches, with fewer a GPU waits for Python
-DECODED = {"cpu": 250, "cuda": 2000, "mps": 2000}
+# z to decode at a time: with fewer a GPU waits for Python
+DECODED = {"cpu": AT_ONCE, "cuda": 2000, "mps": 2000}
 NEIGHBORS = 10
 PERPLEXITY = 30.0  # of t-SNE
 

@@ -89,7 +89,7 @@ def _elsewhere(folder, flag):
 
 def _known_images(run, typed):
     """What is to be found in a folder elsewhere that only a checkpoint names."""
-    if "dataset" in typed or not run.settings.own_images or not is_elsewhere(run.settings.dataset):
+    if "dataset" in typed or not images_elsewhere(run):
         return {}
     if run.checksum is None:
         raise _elsewhere(run.settings.dataset, "--dataset")
@@ -165,7 +165,7 @@ def tell_other_images(run, train):
     """Say so, or raise UserError, where the training images are not those a finished run was trained on."""
     if run.checksum == checksum(train.images, train.labels):
         return
-    if not run.typed and is_elsewhere(run.settings.dataset):
+    if not run.typed and images_elsewhere(run):
         raise _elsewhere(run.settings.dataset, "--images")
     if run.checksum is not None and run.source == train.source:
         warn(
@@ -180,7 +180,7 @@ def checksum(images, labels):
 
 
 def images_elsewhere(run):
-    """Where the run's own images are, if outside the working folder: scripts have to be told. Else None."""
+    """Where the run's own images are, if that is outside the working folder, else None."""
     path = run.settings.dataset
     return path if run.settings.own_images and is_elsewhere(path) else None
 
@@ -251,7 +251,7 @@ def open_model(path, device, images=None):
         if not settings.own_images:
             raise UserError(f"--images is for a model of one's own, and {name} is of {settings.dataset_name}")
         run.settings, run.typed = replace(settings, dataset=images), True
-    elif settings.own_images and run.mixture is None and is_elsewhere(settings.dataset):
+    elif run.mixture is None and images_elsewhere(run):
         run.settings = replace(settings, dataset=f"./{settings.dataset_name}")  # nothing compares its images
     folder = Path(run.settings.dataset).resolve()
     what = folder if settings.own_images and folder.exists() else settings.dataset_name
